@@ -1,0 +1,363 @@
+"""One run as a frozen dataclass: every key, its type, its default and its meaning.
+
+Keys are flat, because commands spell them (``--config.rank=64``); only the mesh and the
+augmentation are nested (``--config.mesh.model=2``).  :func:`from_dict` is the one way in: it
+rejects unknown keys with the nearest name, values of another type, and values outside the stated
+choices or bounds.  Neither ``absl`` nor ``ml_collections`` is known here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, Union
+
+from sinewich_jax.errors import ConfigError, did_you_mean
+
+Method = Literal[
+    "sinewich", "decoder_only", "lora", "lora_gain", "lora_split", "full_ft", "scratch"
+]
+Group = Literal["norms", "patch_embed", "rel_pos_bias", "patch_merging"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How many devices lie along each mesh axis; ``-1`` takes all that are left.
+
+    Attributes:
+      data: shards of the batch.
+      task: shards of the task axis.
+      model: shards of wide kernels.
+    """
+
+    data: int = -1
+    task: int = 1
+    model: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """What is done to an example, jointly to its image and its labels.
+
+    Attributes:
+      flip: mirror left to right with probability one half.
+      scale: zoom factors, drawn uniformly between the two.
+      rotate: largest turn in degrees; drawn uniformly from ``[-rotate, rotate]``.
+      crop: height and width cut out after scaling, or None for the whole frame.
+    """
+
+    flip: bool = False
+    scale: tuple[float, float] = (1.0, 1.0)
+    rotate: float = 0.0
+    crop: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run.
+
+    Attributes:
+      data: name of the data set.
+      data_dir: folder of the data set; None lets the data set look where it looks by default.
+      image_size: height and width; None keeps the data set's own.
+      train_size: number of training examples; None takes all.
+      eval_size: number of evaluation examples; None takes all.
+      tasks: task names, in the order of every task axis.
+      loss_weights: pairs of task and weight; a task not named keeps its own default.
+      backbone: name of the backbone.
+      backbone_weights: ``"shipped"``, ``"random"``, or a weight file.
+      method: what adapts the backbone.
+      start: ``"anchored"`` (modulation of order one at once) or ``"zero"`` (as published).
+      rank: adapter rank.
+      scale: multiplier of every adapter's output.
+      modulation: modulation index ``mean(omega) * std(kernel)`` at an anchored start.
+      clock: frequencies from task tokens, as free scalars, or constant.
+      frequency_scope: one set of frequencies, one a stage, or one a layer.
+      decoder_channels: projection width of each of the four scales.
+      decoder_hidden: width of the shared decoder convolution.
+      decoder_base: how the decoder's first convolution is shared between the tasks.
+      task_axis: ``"vmap"`` is faster, ``"map"`` keeps one task's activations at a time.
+      dtype: compute dtype; parameters stay float32.
+      drop_path: rate of stochastic depth at the last block.
+      dropout: rate on adapter inputs.
+      trainable: groups of backbone parameters trained besides adapters and decoder.
+      learning_rate: peak rate.
+      adapter_lr_mult: factor on it for the adapters.
+      warmup_steps: steps of linear warm-up before the cosine.
+      weight_decay: decoupled weight decay of kernels.
+      clip_norm: largest global gradient norm.
+      steps: optimizer steps.
+      batch_size: examples a step, over all devices.
+      log_every: steps between two lines of ``metrics.jsonl``.
+      eval_every: steps between evaluations; 0 evaluates at the end only.
+      checkpoint_every: steps between checkpoints; 0 saves at the end only.
+      max_to_keep: checkpoints kept.
+      seed: seeds parameters, batches, augmentation and dropout.
+      workers: threads that prepare batches.
+      mesh: devices along each mesh axis.
+      augment: joint augmentation of the training examples.
+    """
+
+    data: str = "scenes"
+    data_dir: str | None = None
+    image_size: tuple[int, int] | None = None
+    train_size: int | None = None
+    eval_size: int | None = None
+    tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
+    loss_weights: tuple[tuple[str, float], ...] = ()
+
+    backbone: str = "tiny"
+    backbone_weights: str = "shipped"
+    method: Method = "sinewich"
+    start: Literal["anchored", "zero"] = "anchored"
+    rank: int = 8
+    scale: float = 4.0
+    modulation: float = 2.0
+    clock: Literal["net", "free", "fixed"] = "net"
+    frequency_scope: Literal["global", "stage", "layer"] = "global"
+    decoder_channels: tuple[int, ...] = (18, 36, 72, 144)
+    decoder_hidden: int = 128
+    decoder_base: Literal["sine", "shared", "independent"] = "sine"
+    task_axis: Literal["vmap", "map"] = "vmap"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    trainable: tuple[Group, ...] = ()
+
+    learning_rate: float = 1e-3
+    adapter_lr_mult: float = 1.0
+    warmup_steps: int = 20
+    weight_decay: float = 0.05
+    clip_norm: float = 5.0
+    steps: int = 600
+    batch_size: int = 8
+    log_every: int = 10
+    eval_every: int = 0
+    checkpoint_every: int = 100
+    max_to_keep: int = 3
+    seed: int = 0
+    workers: int = 2
+    mesh: MeshConfig = MeshConfig()
+    augment: AugmentConfig = AugmentConfig()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError when a value is outside its bounds."""
+        _check_bounds(self)
+
+    def loss_weight(self, task: str, default: float) -> float:
+        """The loss weight of ``task``: the configured one, else ``default``."""
+        return dict(self.loss_weights).get(task, default)
+
+
+# Keys that say where and how a run is executed, not what it computes: a run may be resumed with
+# other values of them.
+EXECUTION_KEYS = (
+    "data_dir",
+    "log_every",
+    "eval_every",
+    "checkpoint_every",
+    "max_to_keep",
+    "workers",
+    "mesh",
+)
+
+# Inclusive bounds; a tuple value is checked element by element, None always passes.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "image_size": (1, math.inf),
+    "train_size": (1, math.inf),
+    "eval_size": (1, math.inf),
+    "rank": (1, math.inf),
+    "modulation": (0, math.inf),
+    "decoder_channels": (1, math.inf),
+    "decoder_hidden": (1, math.inf),
+    "drop_path": (0, 0.999),
+    "dropout": (0, 0.999),
+    "learning_rate": (0, math.inf),
+    "adapter_lr_mult": (0, math.inf),
+    "warmup_steps": (0, math.inf),
+    "weight_decay": (0, math.inf),
+    "clip_norm": (1e-12, math.inf),
+    "steps": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "log_every": (1, math.inf),
+    "eval_every": (0, math.inf),
+    "checkpoint_every": (0, math.inf),
+    "max_to_keep": (1, math.inf),
+    "seed": (0, 2**31 - 1),
+    "workers": (0, math.inf),
+    "augment.scale": (1e-3, 1e3),
+    "augment.rotate": (0, 180),
+    "augment.crop": (1, math.inf),
+    "mesh.data": (-1, math.inf),
+    "mesh.task": (-1, math.inf),
+    "mesh.model": (-1, math.inf),
+}
+
+
+def from_dict(mapping: Mapping[str, Any]) -> Config:
+    """Makes a :class:`Config` from plain values.
+
+    Args:
+      mapping: keys of :class:`Config`; those left out take their defaults.  Lists pass for tuples,
+        whole numbers for floats, and a mapping for the pairs of ``loss_weights`` (where None
+        means the task's own default).
+
+    Returns:
+      The checked config.
+
+    Raises:
+      ConfigError: an unknown key (naming the nearest), a value of another type, a value that is not
+        among the choices, or one outside its bounds.
+
+    Examples:
+      >>> from_dict({"rank": 4, "mesh": {"model": 2}}).mesh.model
+      2
+    """
+    return _dataclass_from(Config, mapping, "")
+
+
+def from_config_dict(config: Any) -> Config:
+    """Makes a :class:`Config` from an ``ml_collections.ConfigDict`` or a plain mapping."""
+    return from_dict(config.to_dict() if hasattr(config, "to_dict") else config)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config as JSON-able values; :func:`from_dict` gives the same config back."""
+    plain = dataclasses.asdict(config)
+    plain["loss_weights"] = dict(config.loss_weights)
+    return _jsonable(plain)
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Keys that make ``new`` another experiment than ``old``, as ``{key: (old, new)}``.
+
+    Execution keys (:data:`EXECUTION_KEYS`) are left out: they may change between two starts.
+    """
+    before, after = _flatten(to_dict(old)), _flatten(to_dict(new))
+    return {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key.split(".")[0] not in EXECUTION_KEYS
+    }
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat.update(_flatten(value, f"{path}.") if isinstance(value, dict) else {path: value})
+    return flat
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+def _dataclass_from(cls: type, mapping: Any, prefix: str) -> Any:
+    if dataclasses.is_dataclass(mapping) and isinstance(mapping, cls):
+        return mapping
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(
+            f"config key {prefix.rstrip('.')!r} is {mapping!r}; expected a mapping of "
+            f"{', '.join(field.name for field in dataclasses.fields(cls))}"
+        )
+    hints = typing.get_type_hints(cls)
+    for key in mapping:
+        if key not in hints:
+            raise ConfigError(
+                f"unknown config key {f'{prefix}{key}'!r}{did_you_mean(str(key), hints)}"
+            )
+    return cls(**{key: _coerce(value, hints[key], prefix + key) for key, value in mapping.items()})
+
+
+def _coerce(value: Any, hint: Any, key: str) -> Any:
+    """``value`` as ``hint`` asks (lists to tuples, ints to floats), or ConfigError."""
+    if key == "loss_weights" and isinstance(value, Mapping):
+        value = tuple((task, weight) for task, weight in value.items() if weight is not None)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _dataclass_from(hint, value, f"{key}.")
+    if origin in (Union, types.UnionType):
+        inner = next(argument for argument in arguments if argument is not type(None))
+        return None if value is None else _coerce(value, inner, key)
+    if origin is Literal:
+        if value not in arguments:
+            hint_text = did_you_mean(value, arguments) if isinstance(value, str) else ""
+            raise ConfigError(
+                f"config key {key!r} is {value!r}; expected one of "
+                f"{', '.join(map(repr, arguments))}{hint_text if 'did you' in hint_text else ''}"
+            )
+        return value
+    if origin is tuple and isinstance(value, tuple | list):
+        if arguments[-1] is Ellipsis:
+            return tuple(_coerce(item, arguments[0], key) for item in value)
+        if len(value) == len(arguments):
+            return tuple(
+                _coerce(item, argument, key)
+                for item, argument in zip(value, arguments, strict=True)
+            )
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint in (int, bool, str) and type(value) is hint:
+        return value
+    raise ConfigError(
+        f"config key {key!r} is {value!r} ({type(value).__name__}); expected {_describe(hint)}"
+    )
+
+
+def _describe(hint: Any) -> str:
+    names = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+    }
+    if hint in names:
+        return names[hint]
+    arguments = typing.get_args(hint)
+    if arguments[-1] is Ellipsis:
+        return f"a tuple, each item {_describe(arguments[0])}"
+    return f"a tuple of {len(arguments)}: {', '.join(map(_describe, arguments))}"
+
+
+def _check_bounds(config: Config) -> None:
+    for key, (low, high) in _BOUNDS.items():
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        for item in value if isinstance(value, tuple) else (value,):
+            if item is not None and not low <= item <= high:
+                bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise ConfigError(f"config key {key!r} is {item!r}; expected {bounds}")
+    if not config.tasks:
+        raise ConfigError("config key 'tasks' is empty; expected at least one task")
+    if len(set(config.tasks)) != len(config.tasks):
+        raise ConfigError(f"config key 'tasks' names a task twice: {', '.join(config.tasks)}")
+    for task, weight in config.loss_weights:
+        if task not in config.tasks:
+            raise ConfigError(
+                f"config key 'loss_weights' names {task!r}, which is not in 'tasks'"
+                f"{did_you_mean(task, config.tasks)}"
+            )
+        if not 0 <= weight < math.inf:
+            raise ConfigError(
+                f"config key 'loss_weights.{task}' is {weight!r}; expected a number, at least 0"
+            )
+    if config.augment.scale[0] > config.augment.scale[1]:
+        raise ConfigError(
+            f"config key 'augment.scale' is {config.augment.scale!r}; "
+            "expected the smaller factor first"
+        )
+    for axis in ("data", "task", "model"):
+        if getattr(config.mesh, axis) == 0:
+            raise ConfigError(
+                f"config key 'mesh.{axis}' is 0; expected a positive size, or -1 for all "
+                "the devices that are left"
+            )
