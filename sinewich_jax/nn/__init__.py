@@ -1,0 +1,15 @@
+"""Thin Linen modules: backbones, adapters, clock, decoder, and the multi-task model."""
+
+from __future__ import annotations
+
+import importlib
+
+_MODULES = ("clock", "decoder", "layers", "mobilenet", "sinewich", "swin", "task_kernel")
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"sinewich_jax.nn.{name}")
+    raise AttributeError(f"module 'sinewich_jax.nn' has no attribute {name!r}")

@@ -1,0 +1,146 @@
+"""Building blocks: a linear map that can carry adapters, layer norm, and drop path.
+
+The modules here only declare parameters and call :mod:`sinewich_jax.core`. Names of parameters are
+what the path rules of the freezing and sharding tables match, so they are part of the interface:
+``kernel``, ``bias`` (the frozen map), ``lora_down``, ``lora_up`` (the shared low-rank update) and
+everything under ``task`` (what makes tasks differ).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sinewich_jax.nn.task_kernel import TaskKernel, TaskSpec
+
+Array = jax.Array
+Dtype = Any
+
+trunc_normal = nn.initializers.truncated_normal(stddev=0.02)
+
+
+def kaiming_uniform(key: Array, shape: tuple[int, int], dtype: Dtype = jnp.float32) -> Array:
+    """Uniform in ``+-1/sqrt(in)`` for a factor of shape (in, r): LoRA's start of the down factor.
+
+    It is He's uniform distribution with a = sqrt(5), which is what the reference code of LoRA uses.
+    """
+    bound = 1.0 / math.sqrt(shape[0])
+    return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
+
+
+class Dense(nn.Module):
+    """A linear map on the last axis, with an optional shared LoRA and an optional task part.
+
+    ``y = x W + b + lora_scale * (x D) U^T`` with ``D`` (in, r) and ``U`` (out, r). The task part
+    does not act in :meth:`__call__`; :meth:`task_kernels` returns the merged kernel of each task.
+
+    Attributes:
+      in_features: width of the input.
+      features: width of the output.
+      use_bias: whether there is a bias.
+      lora_rank: rank of the shared update; 0 means none.
+      lora_scale: its plain multiplier (not alpha / r).
+      task: description of the task-specific part, or None.
+      dtype: compute dtype; parameters are always float32.
+    """
+
+    in_features: int
+    features: int
+    use_bias: bool = True
+    lora_rank: int = 0
+    lora_scale: float = 4.0
+    task: TaskSpec | None = None
+    dtype: Dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Declares the frozen map and whatever adapters are asked for."""
+        shape = (self.in_features, self.features)
+        self.kernel = self.param("kernel", trunc_normal, shape)
+        self.bias = (
+            self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
+        )
+        if self.lora_rank:
+            self.lora_down = self.param(
+                "lora_down", kaiming_uniform, (self.in_features, self.lora_rank)
+            )
+            self.lora_up = self.param(
+                "lora_up", nn.initializers.zeros, (self.features, self.lora_rank)
+            )
+        if self.task is not None:
+            self.task_kernel = TaskKernel(
+                self.in_features, self.features, spec=self.task, name="task"
+            )
+
+    def __call__(self, x: Array) -> Array:
+        """Maps (..., in) to (..., out) along the path that all tasks share."""
+        x = x.astype(self.dtype)
+        y = x @ self.kernel.astype(self.dtype)
+        if self.bias is not None:
+            y = y + self.bias.astype(self.dtype)
+        if self.lora_rank:
+            low = x @ self.lora_down.astype(self.dtype)
+            y = y + self.lora_scale * (low @ self.lora_up.astype(self.dtype).T)
+        return y
+
+    def task_kernels(self, omega: Array | None) -> Array:
+        """The merged kernels ``W + delta_t`` of all tasks, (S, in, out), S = T or 1.
+
+        With k = 1 merging is exact (spec: T-merge), and one product instead of two is computed.
+        """
+        merged = self.kernel + self.task_kernel(omega)
+        return merged.astype(self.dtype)
+
+    def task_bias(self) -> Array:
+        """The bias in compute dtype; zeros when there is none."""
+        if self.bias is None:
+            return jnp.zeros((self.features,), self.dtype)
+        return self.bias.astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis in float32, epsilon 1e-5 as in Swin."""
+
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises (..., features)."""
+        scale = self.param("scale", nn.initializers.ones, (self.features,))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x = x.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(variance + 1e-5) * scale + bias
+        return y.astype(self.dtype)
+
+
+class Drop(NamedTuple):
+    """Stochastic depth of one residual block (Huang et al. 2016).
+
+    Attributes:
+      rate: probability that an example's branch is dropped; what stays is scaled by 1 / (1 - rate).
+      keys: one PRNG key an example, (B,), made from the example's global index, so that sharding
+        cannot change the numbers.
+    """
+
+    rate: Array | float
+    keys: Array
+
+    def fold(self, salt: Array | int) -> Drop:
+        """The same rate with an independent stream of random numbers."""
+        return self._replace(keys=jax.vmap(lambda key: jax.random.fold_in(key, salt))(self.keys))
+
+
+def drop_path(branch: Array, drop: Drop | None) -> Array:
+    """Drops whole examples of a residual branch (B, ...); None keeps everything."""
+    if drop is None:
+        return branch
+    keep = 1.0 - drop.rate
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep))(drop.keys)
+    kept = kept.reshape(kept.shape + (1,) * (branch.ndim - 1))
+    return jnp.where(kept, branch / jnp.asarray(keep, branch.dtype), jnp.zeros_like(branch))
