@@ -320,6 +320,11 @@ class Swin(nn.Module):
         self.blocks, self.merges = blocks, merges
 
     @property
+    def stride(self) -> int:
+        """Pixels between neighbours of the finest feature."""
+        return self.patch_size if self.features == "stage" else 2 * self.patch_size
+
+    @property
     def channels(self) -> tuple[int, ...]:
         """Channels of the four features."""
         widths = [self.embed_dim * 2**i for i in range(len(self.depths))]

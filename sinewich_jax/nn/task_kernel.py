@@ -58,8 +58,8 @@ class TaskSpec:
             raise ConfigError(f"unknown start {self.start!r}{did_you_mean(self.start, STARTS)}")
         if self.kind == "split" and self.rank % self.num_tasks:
             raise ConfigError(
-                f"method lora_split gives each task rank/T, but rank={self.rank} does not divide by "
-                f"{self.num_tasks} tasks; set rank to a multiple of {self.num_tasks}"
+                f"method lora_split gives each task rank / T, but rank={self.rank} does not divide "
+                f"by {self.num_tasks} tasks; set rank to a multiple of {self.num_tasks}"
             )
 
     @property

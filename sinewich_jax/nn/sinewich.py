@@ -1,0 +1,140 @@
+"""One multi-task model: a frozen backbone, adapters, a clock, and one decoder for all tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sinewich_jax.nn.clock import Clock, ClockSpec
+from sinewich_jax.nn.decoder import Decoder, DecoderSpec, resize_bilinear
+
+Array = jax.Array
+
+# Which parameters are trained, by path; the first rule that matches the whole path wins. The task
+# called "normals" is the reason why norm layers are matched by their exact names.
+ADAPTERS = (r"backbone/.*/lora_(up|down)", r"backbone/.*/task/.*", r"clock/.*", r"decoder/.*")
+TRAINABLE_GROUPS: dict[str, tuple[str, ...]] = {
+    "norms": (r"backbone/.*/?(norm1|norm2|norm|patch_embed_norm)/(scale|bias)",),
+    "patch_embed": (r"backbone/patch_embed_proj/(kernel|bias)",),
+    "bias_table": (r"backbone/.*/bias_table",),
+    "merging": (r"backbone/merge\d+/reduction/kernel",),
+    "all": (r"backbone/.*",),
+}
+
+
+def path_rules(trainable: tuple[str, ...] = ()) -> tuple[tuple[str, str], ...]:
+    """Rules that put every parameter into the ``trainable`` or the ``frozen`` tree.
+
+    Args:
+      trainable: names in :data:`TRAINABLE_GROUPS` that are trained beside adapters and decoder.
+
+    Returns:
+      (pattern, label) pairs for :func:`sinewich_jax.core.trees.split_tree`.
+    """
+    patterns = [*ADAPTERS, *(p for group in trainable for p in TRAINABLE_GROUPS[group])]
+    return (*((p, "trainable") for p in patterns), (r"backbone/.*", "frozen"))
+
+
+class MultiTaskModel(nn.Module):
+    """A backbone whose last blocks split into task streams, and the heads of the tasks.
+
+    The weights of a task are a pure function of its frequency and the shared factors: pass
+    ``omega`` to turn the dial by hand, leave it out to use the learned clock.
+
+    Attributes:
+      backbone: :class:`~sinewich_jax.nn.swin.Swin` or anything with its interface (``channels``,
+        ``task_layers``, ``__call__(image, omega, keys)`` and ``diagnostics(omega)``).
+      heads: (task, output channels) in task order.
+      clock: where frequencies come from.
+      decoder: widths and kind of the heads.
+      dtype: compute dtype of the decoder.
+    """
+
+    backbone: nn.Module
+    heads: tuple[tuple[str, int], ...]
+    clock: ClockSpec
+    decoder: DecoderSpec
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Declares clock and decoder beside the backbone."""
+        self.clock_net = Clock(
+            self.clock, layers=(*self.backbone.task_layers, "decoder"), name="clock"
+        )
+        self.decoder_net = Decoder(
+            self.backbone.channels, self.heads, self.decoder, dtype=self.dtype, name="decoder"
+        )
+
+    def frequencies(self) -> dict[str, Array]:
+        """The learned frequencies: ``{layer: (T,)}`` for each task layer and ``"decoder"``."""
+        return self.clock_net()
+
+    def _spread(self, omega: Array | Mapping[str, Array] | None) -> Mapping[str, Array]:
+        if omega is None:
+            return self.frequencies()
+        if isinstance(omega, Mapping):
+            return omega
+        return dict.fromkeys((*self.backbone.task_layers, "decoder"), omega)
+
+    def __call__(
+        self,
+        image: Array,
+        omega: Array | Mapping[str, Array] | None = None,
+        *,
+        train: bool = False,
+        keys: Array | None = None,
+    ) -> dict[str, Array]:
+        """Predictions of all tasks at the size of the image.
+
+        Args:
+          image: (B, H, W, 3) float, normalised as the backbone expects.
+          omega: (T,) for every layer, or ``{layer: (T,)}``; None reads the clock.
+          train: batch statistics and drop path on.
+          keys: a PRNG key an example (B,) for drop path; only read when ``train``.
+
+        Returns:
+          ``{task: (B, H, W, channels)}`` float32 logits (classes, binary) or values.
+        """
+        omega = self._spread(omega)
+        features = self.features(image, omega, keys=keys if train else None)
+        outputs = self.decoder_net(features, omega["decoder"], train=train)
+        stride = self.backbone.stride
+        height, width = image.shape[1:3]
+        full = (-(-height // stride) * stride, -(-width // stride) * stride)
+        return {
+            task: resize_bilinear(output, *full)[:, :height, :width]
+            for task, output in outputs.items()
+        }
+
+    def features(
+        self,
+        image: Array,
+        omega: Array | Mapping[str, Array] | None = None,
+        *,
+        keys: Array | None = None,
+    ) -> list[Array]:
+        """The four features (S, B, h, w, C) that the decoder reads, finest first."""
+        return self.backbone(image, self._spread(omega), keys)
+
+    def diagnostics(self) -> dict[str, dict[str, Array]]:
+        """What tells whether switching happens.
+
+        Returns:
+          ``omega`` {layer: (T,)}, ``modulation_index`` {layer: (T,)} (sine rules only) and
+          ``update_cosine`` {layer: ()}, the mean pairwise cosine of the tasks' kernel updates.
+        """
+        omega = self.frequencies()
+        layers = self.backbone.diagnostics(omega)
+        return {
+            "omega": omega,
+            "modulation_index": {
+                name: values["modulation_index"]
+                for name, values in layers.items()
+                if "modulation_index" in values
+            },
+            "update_cosine": {name: values["update_cosine"] for name, values in layers.items()},
+        }
