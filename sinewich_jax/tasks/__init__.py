@@ -1,0 +1,29 @@
+"""Tasks: a task is a head width, a loss, a metric and a picture.
+
+Six are built in, in this order: semseg, human_parts, saliency, normals, depth, edge. A user adds
+one by registering a function that returns a :class:`Task`; nothing else has to change::
+
+    from sinewich_jax import tasks
+
+    @tasks.register("heat")
+    def heat() -> tasks.Task:
+        return tasks.make("depth", name="heat", unit="K")
+
+Losses and metrics follow the multi-task dense-prediction literature (ASTMT, MTI-Net, ATRC, InvPT,
+MTLoRA), written from their descriptions; where those disagree, the docstring says which one is
+meant. Two rules hold everywhere: validity is a separate boolean mask (never a magic label value),
+and every ratio is a fraction in [0, 1] (only ``delta_m`` is in percent).
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from sinewich_jax.tasks.base import Metric, State, Task, make, names, register
+from sinewich_jax.tasks.delta import delta_m
+
+# Imported for their registrations, in the order in which tasks are listed everywhere.
+for _module in ("segmentation", "saliency", "normals", "depth", "edge"):
+    importlib.import_module(f"{__name__}.{_module}")
+
+__all__ = ["Metric", "State", "Task", "delta_m", "make", "names", "register"]

@@ -1,0 +1,150 @@
+"""Depth: metres along the optical axis."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sinewich_jax.errors import ConfigError
+from sinewich_jax.tasks import baseline, losses, pictures
+from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
+
+CLAMP = 1e-9
+"""Smallest prediction inside a logarithm, in metres."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Depth(Task):
+    """Regression of metric depth with an L1 loss on the raw output.
+
+    Attributes:
+      clamp: clamp predictions at 1e-9 m for every metric, as MTLoRA and InvPT do; by default only
+        the logarithm is clamped, as in ATRC.
+      picture_range: depths in metres that pictures show as brightest (near) and darkest (far).
+    """
+
+    channels: int = 1
+    primary: str = "rmse"
+    higher_is_better: bool = False
+    unit: str = "m"
+    clamp: bool = False
+    picture_range: tuple[float, float] = (0.5, 8.0)
+
+    def __post_init__(self) -> None:
+        """Checks head width and range."""
+        if self.channels != 1:
+            raise ConfigError(f"{self.name} has {self.channels} channels; depth takes one.")
+        near, far = self.picture_range
+        if not 0 <= near < far:
+            raise ConfigError(
+                f"{self.name}: picture_range is {self.picture_range}, expected 0 <= near < far."
+            )
+
+    def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
+        """Mean absolute error over the valid pixels, metres."""
+        check_batch(self, logits, label, valid)
+        return losses.depth_l1(logits[..., 0], label, valid)
+
+    def predict(self, logits: jax.Array) -> jax.Array:
+        """The output as it is, float32 [..., H, W], metres."""
+        return logits[..., 0].astype(jnp.float32)
+
+    def metric(self) -> DepthMetric:
+        """Errors pooled over the set."""
+        return DepthMetric(self)
+
+    def fit_range(self, labels: Iterable[np.ndarray], valids: Iterable[np.ndarray]) -> Depth:
+        """This task with the picture range of some data: the 2nd to the 98th percentile.
+
+        Args:
+          labels: depth maps, metres.
+          valids: bool masks.
+        """
+        depths = [label[valid] for label, valid in zip(labels, valids, strict=True)]
+        near, far = np.percentile(np.concatenate(depths), (2, 98))
+        return dataclasses.replace(self, picture_range=(float(near), float(max(far, near + 1e-3))))
+
+    def picture(self, values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+        """Near bright, far dark, on the fixed ``picture_range``."""
+        near, far = self.picture_range
+        closeness = (far - np.asarray(values, np.float64)) / (far - near)
+        return pictures.hatch(pictures.depth_ramp(closeness), valid)
+
+    def error_picture(
+        self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None
+    ) -> np.ndarray:
+        """|error|, full red at a quarter of the picture range."""
+        near, far = self.picture_range
+        error = np.abs(np.asarray(prediction, np.float64) - np.asarray(label, np.float64))
+        return pictures.hatch(pictures.error_ramp(error / (0.25 * (far - near))), valid)
+
+    def mean_label(self, labels: Iterable[np.ndarray], valids: Iterable[np.ndarray]) -> np.ndarray:
+        """Mean depth at each pixel."""
+        mean = baseline.pixel_means(labels, valids, lambda x: x.astype(np.float64)[..., None])
+        return mean.astype(np.float32)
+
+    def _value_fault(self, values: np.ndarray) -> tuple[np.ndarray, str]:
+        expected = "a finite number of metres above 0"
+        if values.dtype.kind != "f":
+            return np.ones(len(values), bool), expected + " as floating point"
+        return ~(np.isfinite(values) & (values > 0)), expected
+
+
+@dataclasses.dataclass(frozen=True)
+class DepthMetric(Metric):
+    """Errors pooled over all valid pixels of the set; no cap, no median scaling, no crop.
+
+    With prediction z and label y, in metres: ``rmse`` = sqrt(mean (z - y)^2), ``abs_rel`` =
+    mean |z - y| / y, ``sq_rel`` = mean (z - y)^2 / y, ``log_rmse`` = sqrt(mean (ln max(z, 1e-9) -
+    ln y)^2).
+    """
+
+    task: Depth
+
+    def empty(self) -> State:
+        """Zeros."""
+        sums = ("square", "relative", "square_relative", "log_square")
+        return {name: np.zeros(()) for name in sums} | {"pixels": np.zeros((), np.int64)}
+
+    def update(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> State:
+        """Sums over valid pixels."""
+        check_batch(self.task, logits, label, valid)
+        z = self.task.predict(logits)
+        positive = jnp.maximum(z, CLAMP)
+        if self.task.clamp:
+            z = positive
+        y = jnp.where(valid, label.astype(jnp.float32), 1.0)
+        error = z - y
+
+        def total(values: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.where(valid, values, 0.0))
+
+        return {
+            "square": total(error**2),
+            "relative": total(jnp.abs(error) / y),
+            "square_relative": total(error**2 / y),
+            "log_square": total((jnp.log(positive) - jnp.log(y)) ** 2),
+            "pixels": jnp.sum(valid, dtype=jnp.int32),
+        }
+
+    def compute(self, state: State) -> dict[str, float]:
+        """rmse (m), abs_rel, sq_rel (m), log_rmse."""
+        pixels = int(state["pixels"])
+        if pixels == 0:
+            return dict.fromkeys(("rmse", "abs_rel", "sq_rel", "log_rmse"), float("nan"))
+        return {
+            "rmse": float(np.sqrt(float(state["square"]) / pixels)),
+            "abs_rel": float(state["relative"]) / pixels,
+            "sq_rel": float(state["square_relative"]) / pixels,
+            "log_rmse": float(np.sqrt(float(state["log_square"]) / pixels)),
+        }
+
+
+@register("depth")
+def depth() -> Task:
+    """Depth in metres."""
+    return Depth(name="depth", weight=1.0)
