@@ -32,9 +32,9 @@ def delta_m(
         a positive finite number.
 
     Examples:
-      >>> delta_m({"semseg": 0.66, "depth": 0.9}, {"semseg": 0.60, "depth": 1.0},
-      ...         {"semseg": True, "depth": False})
-      10.0
+      >>> up = {"semseg": True, "depth": False}
+      >>> delta_m({"semseg": 0.75, "depth": 0.5}, {"semseg": 0.5, "depth": 1.0}, up)
+      50.0
     """
     if not results:
         raise SinewichError("Delta m needs at least one task; the results are empty.")

@@ -177,7 +177,7 @@ def _median(histogram: np.ndarray) -> float:
     half = reached[-1] / 2.0
     index = int(np.searchsorted(reached, half))
     before = reached[index] - histogram[index]
-    return (index + (half - before) / histogram[index]) * 180.0 / len(histogram)
+    return float((index + (half - before) / histogram[index]) * 180.0 / len(histogram))
 
 
 @register("normals")

@@ -33,10 +33,8 @@ def oklab_to_srgb(lab: np.ndarray) -> np.ndarray:
     return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def srgb_to_oklab(rgb: np.ndarray) -> np.ndarray:
-    """Gamma-encoded sRGB in [0, 1], [..., 3], to OKLab."""
-    rgb = np.asarray(rgb, np.float64)
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+def _linear_to_oklab(linear: np.ndarray) -> np.ndarray:
+    """Linear RGB [..., 3] to OKLab."""
     lms = np.cbrt(linear @ np.linalg.inv(_RGB_FROM_LMS).T)
     return lms @ np.linalg.inv(_LMS_FROM_LAB).T
 
@@ -97,22 +95,108 @@ def miss_ramp(values: np.ndarray) -> np.ndarray:
 def depth_ramp(values: np.ndarray) -> np.ndarray:
     """0 dark violet, through blue-green, to 1 light yellow, in even steps of lightness."""
     return _ramp(
-        values, [(0.18, 0.08, 300.0), (0.38, 0.10, 260.0), (0.64, 0.11, 180.0), (0.95, 0.13, 105.0)]
+        values,
+        [
+            (0.18, 0.07, 310.0),
+            (0.37, 0.10, 270.0),
+            (0.56, 0.10, 225.0),
+            (0.75, 0.12, 165.0),
+            (0.94, 0.13, 108.0),
+        ],
     )
+
+
+# Linear-RGB matrices of full protanopia and deuteranopia (Machado, Oliveira, Fernandes 2009).
+_PROTAN = np.array(
+    [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ]
+)
+_DEUTAN = np.array(
+    [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ]
+)
+
+# Class 0 is a background or a wall more often than not, so it stays quiet; then the seven colours
+# of Okabe and Ito (2008), made for colour-blind readers.
+_FIRST_COLOURS = np.array(
+    [
+        [32, 34, 40],
+        [230, 159, 0],
+        [86, 180, 233],
+        [0, 158, 115],
+        [240, 228, 66],
+        [0, 114, 178],
+        [213, 94, 0],
+        [204, 121, 167],
+    ],
+    np.uint8,
+)
+
+
+def seen_by(rgb: np.ndarray) -> np.ndarray:
+    """OKLab coordinates of colours as seen by normal, protanope and deuteranope eyes.
+
+    Args:
+      rgb: gamma-encoded sRGB in [0, 1], [N, 3].
+
+    Returns:
+      float64 [3, N, 3].
+    """
+    rgb = np.asarray(rgb, np.float64)
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    views = np.stack([linear @ eye.T for eye in (np.eye(3), _PROTAN, _DEUTAN)])
+    return _linear_to_oklab(np.clip(views, 0.0, 1.0))
+
+
+def closest_pair(colours: np.ndarray) -> float:
+    """Smallest OKLab distance between two colours, for the eye that finds it hardest.
+
+    Args:
+      colours: uint8 [N, 3].
+    """
+    views = seen_by(colours / 255.0)
+    gaps = np.linalg.norm(views[:, :, None] - views[:, None], axis=-1)
+    return float(gaps[:, ~np.eye(len(colours), dtype=bool)].min())
 
 
 @functools.lru_cache(maxsize=32)
 def palette(count: int) -> np.ndarray:
-    """``count`` class colours, uint8 [count, 3]."""
-    hue = np.arange(count) * 137.508
-    lab = np.stack(
-        [
-            np.where(np.arange(count) % 2, 0.75, 0.5),
-            0.13 * np.cos(np.radians(hue)),
-            0.13 * np.sin(np.radians(hue)),
-        ],
-        axis=-1,
-    )
-    colours = to_uint8(oklab_to_srgb(lab))
+    """Class colours that stay apart, also for colour-blind eyes.
+
+    Eight fixed ones, then repeatedly the colour of a coarse grid whose nearest neighbour among
+    those chosen, seen by the eye that finds it hardest, is farthest. A shorter palette is the
+    beginning of a longer one.
+
+    Args:
+      count: number of classes.
+
+    Returns:
+      uint8 [count, 3], read-only.
+    """
+    chosen = list(_FIRST_COLOURS)
+    levels = np.linspace(0, 255, 9).round()
+    grid = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)
+    views = seen_by(grid / 255.0)
+    lightness, chroma = views[0, :, 0], np.linalg.norm(views[0, :, 1:], axis=-1)
+    usable = (lightness > 0.36) & (lightness < 0.95) & (chroma < 0.22)
+    gap = np.full(len(grid), np.inf)
+    for colour in chosen:
+        gap = np.minimum(gap, _hardest_gap(views, colour))
+    while len(chosen) < count:
+        best = int(np.argmax(np.where(usable, gap, -1.0)))
+        chosen.append(grid[best].astype(np.uint8))
+        gap = np.minimum(gap, _hardest_gap(views, chosen[-1]))
+    colours = np.array(chosen[:count], np.uint8)
     colours.setflags(write=False)
     return colours
+
+
+def _hardest_gap(views: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Distance of every candidate [3, N, 3] to ``colour`` for the eye that finds it hardest."""
+    return np.linalg.norm(views - seen_by(colour[None] / 255.0), axis=-1).min(axis=0)

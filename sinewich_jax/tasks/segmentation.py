@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sinewich_jax.errors import ConfigError
+from sinewich_jax.errors import ConfigError, DataError
 from sinewich_jax.tasks import baseline, counting, losses, pictures
 from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
 
-PASCAL_CLASSES = ["background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"]
+# fmt: off
+PASCAL_CLASSES = (
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat",
+    "chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant",
+    "sheep", "sofa", "train", "tvmonitor",
+)
+# fmt: on
 PART_CLASSES = ("background", "head", "torso", "upper arm", "lower arm", "upper leg", "lower leg")
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,20 +43,28 @@ class Segmentation(Task):
         """Checks the counts."""
         if not 2 <= self.channels <= 255:
             raise ConfigError(
-                f"{self.name} has {self.channels} channels; labels are uint8 class ids, so it takes "
-                "2 to 255 classes."
+                f"{self.name} has {self.channels} channels; labels are uint8 class ids, so it "
+                "takes 2 to 255 classes."
             )
         if self.class_names is not None and len(self.class_names) != self.channels:
             raise ConfigError(
-                f"{self.name} has {self.channels} channels but {len(self.class_names)} class names; "
-                "give one name a channel."
+                f"{self.name} has {self.channels} channels but {len(self.class_names)} class "
+                "names; give one name a channel."
             )
 
-    def counted(self, label: jax.Array, valid: jax.Array) -> jax.Array:
-        """The mask of what takes part, bool [B, H, W]."""
+    def counted(self, label: Array, valid: Array) -> Array:
+        """The mask of what takes part.
+
+        Args:
+          label: integer [..., H, W], NumPy or JAX.
+          valid: bool [..., H, W].
+
+        Returns:
+          bool [..., H, W].
+        """
         if not self.skip_background_only:
             return valid
-        return valid & jnp.any((label > 0) & valid, axis=(1, 2), keepdims=True)
+        return valid & ((label > 0) & valid).any(axis=(-2, -1), keepdims=True)
 
     def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
         """Softmax cross-entropy, mean over the counted pixels of the batch."""
@@ -79,7 +96,10 @@ class Segmentation(Task):
         def one_hot(label: np.ndarray) -> np.ndarray:
             return (label[..., None] == np.arange(self.channels)).astype(np.float64)
 
-        mean = baseline.pixel_means(labels, valids, one_hot, prior=1.0)
+        pairs = [(np.asarray(y), np.asarray(v)) for y, v in zip(labels, valids, strict=True)]
+        mean = baseline.pixel_means(
+            [y for y, _ in pairs], [self.counted(y, v) for y, v in pairs], one_hot, prior=1.0
+        )
         return np.log(np.maximum(mean, baseline.PROBABILITY_FLOOR)).astype(np.float32)
 
     def _value_fault(self, values: np.ndarray) -> tuple[np.ndarray, str]:
@@ -103,7 +123,8 @@ class ConfusionMetric(Metric):
     def empty(self) -> State:
         """Zeros."""
         n = self.task.channels
-        return {"confusion": np.zeros((n, n), np.int64), "images": np.zeros((), np.int64)}
+        scalar = np.zeros((), np.int64)
+        return {"confusion": np.zeros((n, n), np.int64), "images": scalar, "strays": scalar}
 
     def update(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> State:
         """Counts of (label, prediction) pairs."""
@@ -112,14 +133,24 @@ class ConfusionMetric(Metric):
         valid = self.task.counted(label, valid)
         label = label.astype(jnp.int32)
         pairs = label * n + jnp.argmax(logits.astype(jnp.float32), axis=-1)
-        counts = counting.histograms(pairs, valid & (label < n), n * n)
+        counts = counting.histograms(pairs, valid, n * n)
         return {
             "confusion": jnp.sum(counts, axis=0).reshape(n, n),
             "images": jnp.sum(jnp.any(valid, axis=(1, 2)), dtype=jnp.int32),
+            "strays": jnp.sum(valid & (label >= n), dtype=jnp.int32),
         }
 
     def compute(self, state: State) -> dict[str, float]:
-        """miou, miou_present, pixel_accuracy and iou/<class>, as fractions."""
+        """miou, miou_present, pixel_accuracy and iou/<class>, as fractions.
+
+        Raises:
+          DataError: valid pixels held class ids that the task does not have.
+        """
+        if int(state["strays"]):
+            raise DataError(
+                f"{int(state['strays'])} valid pixels of {self.task.name} hold a class id of "
+                f"{self.task.channels} or more; correct the labels or mark the pixels invalid."
+            )
         confusion = np.asarray(state["confusion"], np.float64)
         hits = np.diag(confusion)
         union = confusion.sum(0) + confusion.sum(1) - hits
