@@ -1,0 +1,1 @@
+"""Data: scenes, folders, arrays, pipelines."""
