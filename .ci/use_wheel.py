@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.resources
 import pathlib
 import subprocess
 import sys

@@ -48,7 +48,7 @@ def test_the_floors_hold():
     ("module", "line", "contract"),
     [
         ("core", "import sinewich_jax.storage", "Imports go down only"),
-        ("core", "import sinewich_jax.errors", "never across a floor"),
+        ("storage", "import sinewich_jax.parallel", "never across a floor"),
         ("new_room", "", "Imports go down only"),
         ("core", "import optax", "core is mathematics"),
         ("merging", "import flax.linen", "Only models and their training know Flax"),
