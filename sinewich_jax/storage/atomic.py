@@ -119,10 +119,11 @@ def no_space(path: Path, needed: int | None) -> CheckpointError:
     """
     folder = path if path.is_dir() else path.parent
     free = shutil.disk_usage(folder).free
-    need = "" if needed is None else f"at least {_mebibytes(needed)} needed, "
+    need = "" if needed is None else f"about {_mebibytes(needed)} needed, "
     return CheckpointError(
-        f"no space left while writing {path}: {need}{_mebibytes(free)} free in {folder}; nothing "
-        "that was saved before is lost; free some space or choose another directory"
+        f"no space left while writing {path}: {need}{_mebibytes(free)} free in {folder}; what was "
+        "saved before is intact; free some space (or raise the quota or file size limit), or "
+        "choose another directory"
     )
 
 
