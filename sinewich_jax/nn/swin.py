@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -26,13 +26,16 @@ import numpy as np
 
 from sinewich_jax.errors import ConfigError, did_you_mean
 from sinewich_jax.nn.layers import Dense, Drop, LayerNorm, drop_path, trunc_normal
+from sinewich_jax.nn.streams import each_task
 from sinewich_jax.nn.task_kernel import TaskSpec
 
 Array = jax.Array
 Dtype = Any
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": dict(patch_size=2, embed_dim=24, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=4),
+    "tiny": dict(
+        patch_size=2, embed_dim=24, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=4, mlp_ratio=2.0
+    ),
     "swin_t": dict(embed_dim=96, depths=(2, 2, 6, 2), heads=(3, 6, 12, 24)),
     "swin_s": dict(embed_dim=96, depths=(2, 2, 18, 2), heads=(3, 6, 12, 24)),
     "swin_b": dict(embed_dim=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32)),
@@ -208,14 +211,12 @@ class SwinBlock(nn.Module):
         kernels = self.fc1.task_kernels(omega["fc1"]), self.fc2.task_kernels(omega["fc2"])
         bias1, bias2 = self.fc1.task_bias(), self.fc2.task_bias()
 
-        def stream(kernels: tuple[Array, Array]) -> Array:
+        def stream(y: Array, kernels: tuple[Array, Array]) -> Array:
             first, second = kernels
             branch = nn.gelu(y @ first + bias1, approximate=False) @ second + bias2
             return x + drop_path(branch, drop and drop.fold(1))
 
-        if self.task_axis == "map":
-            return jax.lax.map(stream, kernels)
-        return jax.vmap(stream)(kernels)
+        return each_task(stream, y, kernels, self.task_axis)
 
     def task_diagnostics(self, omega: Mapping[str, Array | None]) -> dict[str, Any]:
         """Diagnostics of the task kernels on fc1 and fc2."""
@@ -265,7 +266,13 @@ class Swin(nn.Module):
         parameter tree does not change.
       remat: recompute blocks in the backward pass (less memory).
       dtype: compute dtype; parameters stay float32, norms and softmax are float32 inside.
+      image_mean: mean of an image in [0, 1] that the caller subtracts; ImageNet's, as published
+        Swin weights expect.
+      image_std: what the caller then divides by.
     """
+
+    image_mean: ClassVar[tuple[float, ...]] = (0.485, 0.456, 0.406)
+    image_std: ClassVar[tuple[float, ...]] = (0.229, 0.224, 0.225)
 
     embed_dim: int = 96
     depths: tuple[int, ...] = (2, 2, 6, 2)
