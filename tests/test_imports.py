@@ -72,7 +72,7 @@ def test_a_wrong_import_is_caught(tmp_path, module, line, contract):
         file.write(f"\n\n{line}\n")
     status, report = lint(tmp_path)
     assert status == 1, report
-    broken = [row for row in report.splitlines() if row.rstrip().endswith("BROKEN")]
+    broken = [row for row in report.splitlines() if " BROKEN" in row]
     assert any(contract in row for row in broken), report
 
 
@@ -98,7 +98,7 @@ def test_merging_costs_little_more_than_jax():
     for attempt in range(12):
         jax_alone.append(seconds("import jax"))
         merging.append(seconds("from sinewich_jax import merging"))
-        if attempt >= 4 and min(merging) <= min(jax_alone) + 0.3:
+        if attempt >= 2 and min(merging) <= min(jax_alone) + 0.3:
             break
     assert min(merging) <= min(jax_alone) + 0.3, (jax_alone, merging)
 

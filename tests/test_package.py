@@ -84,7 +84,6 @@ def test_the_licence_is_the_canonical_text():
     assert PROJECT["license"] == "Apache-2.0"
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
