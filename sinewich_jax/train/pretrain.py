@@ -1,0 +1,193 @@
+"""Masked-image pretraining: the short loop that made the backbone in the wheel.
+
+It uses pictures only, never a label map, from seeds that no training or evaluation split touches.
+It saves its state now and then, and the same command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sinewich_jax.core import trees
+from sinewich_jax.errors import ConfigError, did_you_mean
+from sinewich_jax.nn import masked, swin
+from sinewich_jax.storage import arrays, atomic
+from sinewich_jax.train import progress
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining run.
+
+    Attributes:
+      backbone: a preset of :mod:`sinewich_jax.nn.swin`.
+      image_size: height and width.
+      images: number of pictures; seeds ``3_000_000 ..``.
+      held_out: number of pictures for the score, after the others.
+      steps: optimizer steps.
+      batch_size: pictures a step.
+      learning_rate: peak of AdamW's cosine schedule.
+      warmup_steps: linear warm-up.
+      weight_decay: decoupled, on kernels only.
+      mask_ratio: share of hidden blocks.
+      save_every: steps between saves.
+      seed: of parameters, batches and masks.
+    """
+
+    backbone: str = "tiny"
+    image_size: tuple[int, int] = (64, 64)
+    images: int = 16384
+    held_out: int = 512
+    steps: int = 6000
+    batch_size: int = 32
+    learning_rate: float = 1.5e-3
+    warmup_steps: int = 300
+    weight_decay: float = 0.05
+    mask_ratio: float = 0.5
+    save_every: int = 500
+    seed: int = 0
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> PretrainConfig:
+        """Builds the config, rejecting unknown keys with the nearest name."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in mapping:
+            if key not in known:
+                raise ConfigError(f"unknown config key {key!r}{did_you_mean(key, known)}")
+        values = dict(mapping)
+        if "image_size" in values:
+            values["image_size"] = tuple(values["image_size"])
+        return cls(**values)
+
+
+def _pictures(config: PretrainConfig, workdir: Path) -> np.ndarray:
+    """All pictures, (images + held_out, H, W, 3) uint8, rendered once and kept in the workdir."""
+    from sinewich_jax.data import scenes
+
+    path = workdir / "pictures.npy"
+    count = config.images + config.held_out
+    shape = (count, *config.image_size, 3)
+    if path.exists():
+        pictures = np.load(path, mmap_mode="r", allow_pickle=False)
+        if pictures.shape == shape:
+            return pictures
+    first = scenes.SPLIT_OFFSETS["pretrain"]
+    seeds = range(first, first + count)
+    with progress.progress_bar("rendering", count) as advance:
+        rendered = scenes.render_many(
+            seeds, *config.image_size, backend="numpy", image_only=True, progress=advance
+        )["image"]
+    with atomic.atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, rendered)
+    return rendered
+
+
+def _normalise(pictures: Array) -> Array:
+    mean, std = jnp.asarray(swin.Swin.image_mean), jnp.asarray(swin.Swin.image_std)
+    return (pictures.astype(jnp.float32) / 255.0 - mean) / std
+
+
+def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
+    """Pretrains, writes ``backbone.safetensors`` and ``results.json``, and returns the results."""
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(config, workdir)
+    train, held_out = pictures[: config.images], pictures[config.images :]
+    height, width = config.image_size
+
+    model = masked.MaskedAutoencoder(swin.swin(config.backbone))
+    corruption = masked.draw_corruption(jax.random.key(0), 1, height, width)
+    example = jnp.zeros((1, height, width, 3))
+    params = jax.jit(lambda key: model.init(key, example, corruption))(jax.random.key(config.seed))
+    params = params["params"]
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup_steps, config.steps, config.learning_rate * 0.01
+    )
+    kernels_only = lambda tree: jax.tree.map(lambda leaf: leaf.ndim > 1, tree)  # noqa: E731
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, weight_decay=config.weight_decay, mask=kernels_only),
+    )
+    state = {"params": params, "opt": tx.init(params)}
+
+    def corrupt(step: Array | int, batch: int) -> masked.Corruption:
+        key = jax.random.fold_in(jax.random.key(config.seed + 1), step)
+        return masked.draw_corruption(key, batch, height, width, ratio=config.mask_ratio)
+
+    @jax.jit
+    def update(state: dict[str, Any], batch: Array, step: Array) -> tuple[dict[str, Any], Array]:
+        image, taken = _normalise(batch), corrupt(step, batch.shape[0])
+
+        def loss(params: Any) -> tuple[Array, Array]:
+            prediction = model.apply({"params": params}, image, taken)
+            return masked.masked_loss(prediction, image, taken)
+
+        grads, score = jax.grad(loss, has_aux=True)(state["params"])
+        updates, opt = tx.update(grads, state["opt"], state["params"])
+        return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, score
+
+    @jax.jit
+    def score_batch(params: Any, batch: Array, step: Array) -> Array:
+        image, taken = _normalise(batch), corrupt(step, batch.shape[0])
+        return masked.masked_loss(model.apply({"params": params}, image, taken), image, taken)[1]
+
+    def batch_at(step: int) -> np.ndarray:
+        rng = np.random.Generator(np.random.Philox(key=[config.seed, step]))
+        chosen = train[np.sort(rng.choice(config.images, config.batch_size, replace=False))]
+        flip = rng.random(config.batch_size) < 0.5
+        return np.where(flip[:, None, None, None], chosen[:, :, ::-1], chosen)
+
+    saved = workdir / "state.safetensors"
+    first = 0
+    if saved.exists():
+        flat, metadata = arrays.load_safetensors(saved)
+        leaves = [jnp.asarray(flat[f"{i:05d}"]) for i in range(len(flat))]
+        state = jax.tree.unflatten(jax.tree.structure(state), leaves)
+        first = int(metadata["step"])
+
+    def save(step: int) -> None:
+        flat = {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+        arrays.save_safetensors(saved, flat, {"step": str(step)})
+
+    started, score = time.perf_counter(), None
+    with progress.progress_bar("pretraining", config.steps) as advance:
+        for step in range(first, config.steps):
+            state, latest = update(state, batch_at(step), step)
+            if step % 50 == 49 or step + 1 == config.steps:
+                score = float(latest)
+                advance(step + 1, config.steps, f"L1 of hidden pixels {score:.4f}")
+            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+                save(step + 1)
+    scores = [
+        float(score_batch(state["params"], held_out[i : i + config.batch_size], -1 - i))
+        for i in range(0, len(held_out) - config.batch_size + 1, config.batch_size)
+    ]
+    mean_colour = np.mean(np.asarray(_normalise(train[:1024])), axis=(0, 1, 2))
+    baseline = float(np.mean(np.abs(np.asarray(_normalise(held_out)) - mean_colour)))
+    results = {
+        "config": dataclasses.asdict(config),
+        "held_out_l1_of_hidden_pixels": float(np.mean(scores)),
+        "held_out_l1_of_mean_colour": baseline,
+        "seconds_of_last_start": round(time.perf_counter() - started, 1),
+    }
+    flat = {
+        path: np.asarray(leaf)
+        for path, leaf in trees.flatten_paths(state["params"]["backbone"]).items()
+    }
+    arrays.save_safetensors(
+        workdir / "backbone.safetensors", flat, {"results": json.dumps(results, sort_keys=True)}
+    )
+    atomic.write_json(workdir / "results.json", results)
+    return results
