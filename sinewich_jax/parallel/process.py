@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sinewich_jax.core.trees import map_paths
 from sinewich_jax.errors import ConfigError, DataError
 
 
@@ -81,9 +82,8 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     first: tuple[str, int] | None = None
 
-    def put(path: Any, leaf: Any) -> jax.Array:
+    def put(name: str, leaf: Any) -> jax.Array:
         nonlocal first
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
         host = np.asarray(leaf)
         if host.ndim == 0:
             raise DataError(f"batch leaf {name!r} is a scalar; every leaf needs a batch axis first")
@@ -102,4 +102,4 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
         shape = (rows // mine * shards, *host.shape[1:])
         return jax.make_array_from_process_local_data(sharding, host, shape)
 
-    return jax.tree_util.tree_map_with_path(put, batch)
+    return map_paths(put, batch)

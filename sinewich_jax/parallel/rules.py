@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sinewich_jax.core.trees import flatten_paths, map_paths
 from sinewich_jax.errors import ConfigError, did_you_mean
 
 Rules = Sequence[tuple[str, PartitionSpec]]
@@ -51,8 +52,7 @@ def sharding_tree(
     for pattern, spec in compiled:
         _check_axes(pattern.pattern, spec, mesh)
 
-    def choose(path: Any, leaf: Any) -> NamedSharding:
-        name = _name(path)
+    def choose(name: str, leaf: Any) -> NamedSharding:
         for pattern, spec in compiled:
             if pattern.fullmatch(name):
                 return NamedSharding(mesh, _fitted(name, leaf.shape, spec, mesh, on_indivisible))
@@ -61,7 +61,7 @@ def sharding_tree(
             "end the rules with ('.*', PartitionSpec())"
         )
 
-    return jax.tree_util.tree_map_with_path(choose, abstract_tree)
+    return map_paths(choose, abstract_tree)
 
 
 def state_shardings(abstract_state: Any, params: Any, mesh: Mesh) -> Any:
@@ -81,11 +81,10 @@ def state_shardings(abstract_state: Any, params: Any, mesh: Mesh) -> Any:
     Returns:
       A tree of ``NamedSharding`` with the structure of ``abstract_state``.
     """
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    by_path: Mapping[str, Any] = {_name(path): leaf for path, leaf in leaves}
+    by_path = flatten_paths(params)
 
-    def choose(path: Any, leaf: Any) -> NamedSharding:
-        parts = _name(path).split("/")
+    def choose(name: str, leaf: Any) -> NamedSharding:
+        parts = name.split("/")
         for start in range(len(parts)):
             parameter = by_path.get("/".join(parts[start:]))
             if parameter is not None:
@@ -94,7 +93,7 @@ def state_shardings(abstract_state: Any, params: Any, mesh: Mesh) -> Any:
                 break
         return NamedSharding(mesh, PartitionSpec())
 
-    return jax.tree_util.tree_map_with_path(choose, abstract_state)
+    return map_paths(choose, abstract_state)
 
 
 def abstract_with_shardings(tree: Any, shardings: Any) -> Any:
@@ -131,10 +130,6 @@ def unsharded_fraction(shardings: Any, abstract: Any, axis: str) -> float:
         if axis not in {name for entry in sharding.spec for name in _axes(entry)}
     ]
     return sum(whole) / sum(sizes) if sizes else 0.0
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _axes(entry: Any) -> tuple[str, ...]:

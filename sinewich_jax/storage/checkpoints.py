@@ -7,6 +7,7 @@ item per tree, the JSON item ``meta`` and a manifest of checksums (:mod:`.manife
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -221,12 +222,20 @@ class CheckpointStore:
         return {name: read.get(name, target) for name, target in abstract.items()}
 
     def _read(self, step: int, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            read = reader.restore(self._steps.folder(step), args=ocp.args.Composite(**arguments))
+        folder = self._steps.folder(step)
+        try:
+            with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+                read = reader.restore(folder, args=ocp.args.Composite(**arguments))
+        except Exception as error:
+            raise CheckpointError(
+                f"{folder} could not be restored ({type(error).__name__}: {_first_line(error)}), "
+                "although its files are those that were saved"
+            ) from error
         return {name: read[name] for name in arguments}
 
     def _writer(self) -> ocp.CheckpointManager:
         if self._manager is None:
+            logging.getLogger("absl").addFilter(_RAISED_ANYWAY)  # adding it twice is harmless
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -266,6 +275,16 @@ class CheckpointStore:
                 f"step {saving.step} could not be saved in {self.directory} "
                 f"({type(error).__name__}: {_first_line(error)}); earlier steps are intact"
             ) from error
+
+
+class _RaisedAnyway(logging.Filter):
+    """Drops the tracebacks that Orbax's threads log: the same errors are raised by ``wait``."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and "orbax" in record.pathname)
+
+
+_RAISED_ANYWAY = _RaisedAnyway()
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""The folders of a checkpoint directory: which steps are there, which are whole, which in the way."""
+"""The step folders of a checkpoint directory: which are there, which whole, which in the way."""
 
 from __future__ import annotations
 
