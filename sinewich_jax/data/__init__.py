@@ -1,1 +1,72 @@
-"""Data: scenes, folders, arrays, pipelines."""
+"""Data: sources, joint augmentation, and batches addressed by (seed, step).
+
+Your own data needs no preparation::
+
+    import sinewich_jax as sj
+    source = sj.data.from_arrays({"image": images, "semseg": maps})   # [N, H, W, 3], [N, H, W]
+    source = sj.data.from_folder("my_data", resize=(224, 224))        # images/, semseg/, depth/ ...
+    source = sj.data.load("scenes", "train", image_size=(64, 64))     # a named data set
+
+A source is anything with a length and random access to examples (`source.DataSource`). From there::
+
+    stream = sj.data.batches(source, batch_size=8, seed=0, augment=sj.data.Augment(flip=True))
+    batch = stream.batch_at(7)                          # a pure function of (seed, step)
+    for batch in stream.iterate(start_step=7, threads=2): ...
+
+Names are imported on first use: neither Grain nor TFDS is touched before it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+_HOME = {
+    "ArraySource": "source",
+    "Augment": "augment",
+    "DataSource": "source",
+    "FolderSource": "folder",
+    "Pipeline": "pipeline",
+    "Resized": "views",
+    "SelectTasks": "views",
+    "Subset": "views",
+    "batches": "pipeline",
+    "eval_batches": "pipeline",
+    "find_root": "registry",
+    "from_arrays": "source",
+    "from_folder": "folder",
+    "load": "registry",
+    "names": "registry",
+    "read_image": "files",
+    "register": "registry",
+    "register_kind": "labels",
+    "resize_example": "resize",
+    "resize_image": "resize",
+}
+_MODULES = ("augment", "files", "folder", "labels", "pipeline", "registry", "resize", "scenes")
+_MODULES += ("sets", "source", "views", "warp")
+
+__all__ = sorted([*_HOME, *_MODULES])
+
+if TYPE_CHECKING:
+    from sinewich_jax.data.augment import Augment  # noqa: F401
+    from sinewich_jax.data.files import read_image  # noqa: F401
+    from sinewich_jax.data.folder import FolderSource, from_folder  # noqa: F401
+    from sinewich_jax.data.labels import register_kind  # noqa: F401
+    from sinewich_jax.data.pipeline import Pipeline, batches, eval_batches  # noqa: F401
+    from sinewich_jax.data.registry import find_root, load, names, register  # noqa: F401
+    from sinewich_jax.data.resize import resize_example, resize_image  # noqa: F401
+    from sinewich_jax.data.source import ArraySource, DataSource, from_arrays  # noqa: F401
+    from sinewich_jax.data.views import Resized, SelectTasks, Subset  # noqa: F401
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

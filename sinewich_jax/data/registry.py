@@ -1,0 +1,136 @@
+"""Data sets by name; each is one module in ``sinewich_jax/data/sets`` that registers itself.
+
+Your own set is one function::
+
+    from sinewich_jax import data
+
+    @data.register("meadow")
+    def meadow(split, data_dir=None, image_size=None):
+        return data.from_folder(data.find_root(data_dir, "meadow", "meadow"), split)
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import os
+import pkgutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sinewich_jax.data.source import DataSource
+from sinewich_jax.data.views import Resized, SelectTasks, parse_split, part
+from sinewich_jax.errors import ConfigError, DataError, did_you_mean
+
+Opener = Callable[..., DataSource]
+
+ENVIRONMENT = "SINEWICH_DATA"
+"""The environment variable that names the folder of the data sets when ``data_dir`` is not set."""
+
+_OPENERS: dict[str, Opener] = {}
+
+
+def register(name: str) -> Callable[[Opener], Opener]:
+    """Registers a data set.
+
+    The function is called as ``open(split, data_dir=..., **options)`` with a plain split name. When
+    it takes ``tasks`` or ``image_size`` these are passed on to it; in any case :func:`load` then
+    brings the tasks and the size to what was asked.
+
+    Args:
+      name: what :func:`load` will know it by.
+    """
+
+    def enter(opener: Opener) -> Opener:
+        if name in _OPENERS:
+            raise ConfigError(f"a data set named {name!r} is registered already")
+        _OPENERS[name] = opener
+        return opener
+
+    return enter
+
+
+@functools.cache
+def _import_sets() -> None:
+    from sinewich_jax.data import sets
+
+    for module in pkgutil.iter_modules(sets.__path__):
+        importlib.import_module(f"{sets.__name__}.{module.name}")
+
+
+def names() -> tuple[str, ...]:
+    """Names of the registered data sets, sorted."""
+    _import_sets()
+    return tuple(sorted(_OPENERS))
+
+
+def load(
+    name: str,
+    split: str = "train",
+    data_dir: str | os.PathLike[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    image_size: tuple[int, int] | None = None,
+    **options: Any,
+) -> DataSource:
+    """Opens a split of a data set.
+
+    Args:
+      name: one of :func:`names`.
+      split: a split of the set, or a part of one: ``"train[:100]"``, ``"train[80%:]"``.
+      data_dir: folder of the data; None lets the set look where it looks by default.
+      tasks: tasks wanted, in order; None takes all of the set.
+      image_size: (height, width); None keeps the set's own.
+      **options: what the set's own opener takes besides.
+
+    Returns:
+      The data source.
+
+    Raises:
+      ConfigError: an unknown data set or option (the nearest is offered).
+      DataError: the data is absent or not what it should be.
+    """
+    _import_sets()
+    if name not in _OPENERS:
+        raise ConfigError(f"there is no data set {name!r}{did_you_mean(name, _OPENERS)}")
+    opener = _OPENERS[name]
+    accepted = inspect.signature(opener).parameters
+    for key in options:
+        if key not in accepted:
+            near = did_you_mean(key, [p for p in accepted if p != "split"])
+            raise ConfigError(f"data set {name!r} has no option {key!r}{near}")
+    for key, value in (("tasks", tasks), ("image_size", image_size)):
+        if key in accepted:
+            options[key] = value
+    base, start, stop = parse_split(split)
+    source = part(opener(base, data_dir=data_dir, **options), start, stop)
+    if tasks is not None and tuple(tasks) != tuple(source.tasks):
+        source = SelectTasks(source, tasks)
+    if image_size is not None and source.size != tuple(image_size):
+        source = Resized(source, image_size)
+    return source
+
+
+def find_root(data_dir: str | os.PathLike[str] | None, name: str, needed: str) -> Path:
+    """The path of ``needed`` under ``data_dir``, or under the folder the environment names.
+
+    Args:
+      data_dir: the configured folder, or None.
+      name: the data set, for the message.
+      needed: path below that folder which must exist.
+
+    Returns:
+      The existing path.
+
+    Raises:
+      DataError: one sentence that names both ways to say where the data is.
+    """
+    root = data_dir if data_dir is not None else os.environ.get(ENVIRONMENT)
+    if root and (Path(root) / needed).exists():
+        return Path(root) / needed
+    found = f"there is no {Path(root) / needed}" if root else "neither is set"
+    raise DataError(
+        f"data set {name!r} needs the folder that holds {needed}, named by the config key data_dir "
+        f"or the environment variable {ENVIRONMENT}, but {found}"
+    )

@@ -1,0 +1,135 @@
+"""Views of a data source that are data sources themselves: a part of it, or another size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sinewich_jax.data.resize import Method, resize_example
+from sinewich_jax.data.source import DataSource, Example
+from sinewich_jax.errors import DataError
+
+
+class _View:
+    """Passes on what a source says about itself."""
+
+    def __init__(self, source: DataSource):
+        self.source = source
+        self.tasks = tuple(source.tasks)
+        self.size = source.size
+        self.channels = dict(source.channels)
+        self.class_names = dict(source.class_names)
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.source)
+
+
+class Subset(_View):
+    """Some examples of a source, in a given order."""
+
+    def __init__(self, source: DataSource, indices: Sequence[int]):
+        """Takes the source and the positions in it."""
+        super().__init__(source)
+        self.indices = indices
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        """Example ``index`` of the subset."""
+        return self.source[self.indices[index]]
+
+
+class SelectTasks(_View):
+    """A source with fewer tasks, in the order asked for."""
+
+    def __init__(self, source: DataSource, tasks: Sequence[str]):
+        """Takes the source and the tasks wanted; DataError when it lacks one of them."""
+        super().__init__(source)
+        check_tasks(source, tasks)
+        self.tasks = tuple(tasks)
+        self.channels = {task: source.channels[task] for task in tasks}
+        self.class_names = {t: source.class_names[t] for t in tasks if t in source.class_names}
+
+    def __getitem__(self, index: int) -> Example:
+        """Example ``index`` with the labels of the wanted tasks only."""
+        example = self.source[index]
+        return {
+            **example,
+            "labels": {task: example["labels"][task] for task in self.tasks},
+            "valid": {task: example["valid"][task] for task in self.tasks},
+        }
+
+
+class Resized(_View):
+    """A source whose examples all have one size."""
+
+    def __init__(
+        self,
+        source: DataSource,
+        size: tuple[int, int],
+        method: Method = "cubic",
+        antialias: bool = True,
+    ):
+        """Takes the source and how to resize.
+
+        Args:
+          source: the source.
+          size: (height, width).
+          method: kernel for images and normals.
+          antialias: widen that kernel when shrinking.
+        """
+        super().__init__(source)
+        self.size = tuple(size)
+        self._method, self._antialias = method, antialias
+
+    def __getitem__(self, index: int) -> Example:
+        """Example ``index``, resized."""
+        return resize_example(self.source[index], self.size, self._method, self._antialias)
+
+
+def check_tasks(source: DataSource, tasks: Sequence[str]) -> None:
+    """Raises DataError when a wanted task has no labels in the source."""
+    for task in tasks:
+        if task not in source.tasks:
+            raise DataError(
+                f"task {task!r} has no labels in this data set, which holds "
+                f"{', '.join(source.tasks)}; "
+                "leave it out of the tasks or add its labels"
+            )
+
+
+_SPLIT = re.compile(r"(?P<name>\w+)(?:\[(?P<start>\d+%?)?:(?P<stop>\d+%?)?\])?")
+
+
+def parse_split(split: str) -> tuple[str, str | None, str | None]:
+    """``"train[10%:50]"`` as ``("train", "10%", "50")``; without brackets both ends are None."""
+    match = _SPLIT.fullmatch(split)
+    if match is None:
+        raise DataError(
+            f"split {split!r} is not understood, expected a name or a part such as "
+            "'train[:100]' or 'train[80%:]'"
+        )
+    return match["name"], match["start"], match["stop"]
+
+
+def part(source: DataSource, start: str | None, stop: str | None) -> DataSource:
+    """The examples from ``start`` to ``stop``, each a count or a percentage as text, or None."""
+    if start is None and stop is None:
+        return source
+    total = len(source)
+    first, last = _position(start, total, 0), _position(stop, total, total)
+    if not 0 <= first < last <= total:
+        raise DataError(
+            f"the part [{start or ''}:{stop or ''}] of a split with {total} examples is empty or "
+            "reaches beyond its end"
+        )
+    return Subset(source, range(first, last))
+
+
+def _position(text: str | None, total: int, default: int) -> int:
+    if text is None:
+        return default
+    return total * int(text[:-1]) // 100 if text.endswith("%") else int(text)
