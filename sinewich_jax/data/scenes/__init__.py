@@ -2,7 +2,7 @@
 
     scene = sample_scene(seed=0)
     example = render(scene, height=64, width=64)             # NumPy, bit-stable
-    images = render_many(range(1000), 64, 64, backend="jax", image_only=True)["image"]
+    images = render_many(range(1000), 64, 64, image_only=True)["image"]
 
 `builder` prepares and opens them as a data set on disk.
 """

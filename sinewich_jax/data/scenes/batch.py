@@ -29,7 +29,7 @@ def _compiled(height: int, width: int, image_only: bool) -> Callable[[Scene], di
     import jax.numpy as jnp
 
     one = functools.partial(render, height=height, width=width, xp=jnp, image_only=image_only)
-    return jax.jit(lambda scenes: jax.lax.map(one, scenes))
+    return jax.jit(jax.vmap(one))
 
 
 def render_batch(
@@ -64,7 +64,8 @@ def render_many(
       seeds: one integer a scene; at least one.
       height: pixels.
       width: pixels.
-      backend: ``"numpy"``, bit-stable, or ``"jax"``, faster and equal up to grazing rays.
+      backend: ``"numpy"``, bit-stable and on a CPU the faster one (it skips the padding), or
+        ``"jax"``, for accelerators, equal up to grazing rays.
       image_only: leave the label maps out.
       progress: called with (scenes done, scenes in all) now and then.
       chunk: scenes a compiled call and a progress report.

@@ -173,16 +173,43 @@ def hit_cones(cones: Cones, origin: Vec, ray: Vec, xp: ModuleType) -> Array:
     return best
 
 
-def hit_objects(scene: Scene, origin: Vec, ray: Vec, xp: ModuleType) -> Array:
-    """Distance to every box, capsule and cone, `FAR` for padding; [P - 3, N]."""
-    t = xp.concatenate(
-        [
-            hit_boxes(scene.boxes, origin, ray, xp),
-            hit_capsules(scene.capsules, origin, ray, xp),
-            hit_cones(scene.cones, origin, ray, xp),
-        ]
+def hit_objects(scene: Scene, origin: Vec, ray: Vec, xp: ModuleType) -> list[Array]:
+    """Distances to the boxes, the capsules and the cones, `FAR` for padding; three of [K, N]."""
+    families = (
+        hit_boxes(scene.boxes, origin, ray, xp),
+        hit_capsules(scene.capsules, origin, ray, xp),
+        hit_cones(scene.cones, origin, ray, xp),
     )
-    return xp.where(scene.surfaces.valid[PLANES:, None], t, FAR)
+    masked, first = [], PLANES
+    for t in families:
+        valid = scene.surfaces.valid[first : first + len(t)]
+        masked.append(xp.where(valid[:, None], t, FAR))
+        first += len(t)
+    return masked
+
+
+def nearest(families: list[Array], xp: ModuleType) -> tuple[Array, Array]:
+    """The first thing that each ray meets.
+
+    Args:
+      families: distances [K, N], one array a family of primitives, in the order of `Surfaces`.
+      xp: array module.
+
+    Returns:
+      The distance, float32 [N], and the row of the surface table, int32 [N]; of equal distances
+      the first row wins.
+    """
+    distance, index, first = None, None, 0
+    for t in families:
+        best = t.min(axis=0)
+        which = t.argmin(axis=0).astype(xp.int32) + first
+        if distance is None:
+            distance, index = best, which
+        else:
+            index = xp.where(best < distance, which, index)
+            distance = xp.minimum(best, distance)
+        first += len(t)
+    return distance, index
 
 
 def _box_normals(boxes: Boxes, index: Array, point: Vec, xp: ModuleType) -> Vec:

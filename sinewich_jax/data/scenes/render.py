@@ -73,11 +73,9 @@ def render(
     ray, forward = _rays(scene, height, width, xp)
     eye = g.columns(scene.camera.eye[None])
     bundle = tuple(c[None] for c in ray)
-    t = xp.concatenate(
-        [g.hit_planes(scene.planes, eye, bundle, xp), g.hit_objects(scene, eye, bundle, xp)]
-    )
-    index = xp.argmin(t, axis=0)
-    distance = t.min(axis=0)
+    planes = g.hit_planes(scene.planes, eye, bundle, xp)
+    objects = g.hit_objects(scene, eye, bundle, xp)
+    distance, index = g.nearest([planes, *objects], xp)
     depth = distance * forward
     point = g.add(tuple(c[0] for c in eye), g.times(ray, distance))
     normal = g.normals(scene, index, point, xp)

@@ -86,10 +86,11 @@ def light(scene: Scene, normal: Vec, point: Vec, xp: ModuleType) -> Array:
     sun = g.columns(scene.light.sun[None])
     lambert = xp.maximum(g.dot(normal, tuple(c[0] for c in sun)), 0.0)
     start = g.add(point, g.times(normal, _BIAS))
-    blocked = g.hit_objects(scene, tuple(c[None] for c in start), sun, xp) < g.FAR
-    direct = xp.where(blocked.any(axis=0), 0.0, lambert)
+    blockers = g.hit_objects(scene, tuple(c[None] for c in start), sun, xp)
+    for t in blockers:
+        lambert = xp.where(t.min(axis=0) < g.FAR, 0.0, lambert)
     sky = scene.light.ambient * (0.85 + 0.15 * normal[2])
-    return sky + (1.0 - scene.light.ambient) * direct
+    return sky + (1.0 - scene.light.ambient) * lambert
 
 
 def expose(scene: Scene, channels: list[Array], xp: ModuleType) -> Array:
