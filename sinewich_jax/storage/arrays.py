@@ -119,8 +119,9 @@ def load_npz(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     path = _existing(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as raw:  # np.load leaves a file open that turns out to be damaged
+            file = np.load(raw, allow_pickle=False)
+            if isinstance(file, np.ndarray):
                 raise CheckpointError(f"{path} holds one bare array; expected an .npz archive")
             return {name: file[name] for name in file.files}
     except CheckpointError:
