@@ -20,7 +20,7 @@ from sinewich_jax.errors import ConfigError, did_you_mean
 Method = Literal[
     "sinewich", "decoder_only", "lora", "lora_gain", "lora_split", "full_ft", "scratch"
 ]
-Group = Literal["norms", "patch_embed", "rel_pos_bias", "patch_merging"]
+Group = Literal["norms", "patch_embed", "bias_table", "merging", "all"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +47,20 @@ class AugmentConfig:
       scale: zoom factors, drawn uniformly between the two.
       rotate: largest turn in degrees; drawn uniformly from ``[-rotate, rotate]``.
       crop: height and width cut out after scaling, or None for the whole frame.
+      zero_border: pixels from outside the frame count as class 0 instead of invalid.
+      method: how image and normals are resampled.
+      brightness: largest shift of the image as a fraction of 255.
+      contrast: largest relative change of the image's contrast.
     """
 
     flip: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
     rotate: float = 0.0
     crop: tuple[int, int] | None = None
+    zero_border: bool = False
+    method: Literal["linear", "cubic"] = "linear"
+    brightness: float = 0.0
+    contrast: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,26 +74,29 @@ class Config:
       train_size: number of training examples; None takes all.
       eval_size: number of evaluation examples; None takes all.
       tasks: task names, in the order of every task axis.
+      channels: pairs of task and head width, where a data set differs from the task's default
+        (ccp has 16 classes); checked against the data.
       loss_weights: pairs of task and weight; a task not named keeps its own default.
       backbone: name of the backbone.
       backbone_weights: ``"shipped"``, ``"random"``, or a weight file.
       method: what adapts the backbone.
       start: ``"anchored"`` (modulation of order one at once) or ``"zero"`` (as published).
-      rank: adapter rank.
+      rank: adapter rank; twelve divides by six tasks, as ``lora_split`` needs.
       scale: multiplier of every adapter's output.
       modulation: modulation index ``mean(omega) * std(kernel)`` at an anchored start.
       clock: frequencies from task tokens, as free scalars, or constant.
       frequency_scope: one set of frequencies, one a stage, or one a layer.
       decoder_channels: projection width of each of the four scales.
-      decoder_hidden: width of the shared decoder convolution.
+      decoder_hidden: width of the shared decoder convolution; None is four times the sum of
+        ``decoder_channels``.
       decoder_base: how the decoder's first convolution is shared between the tasks.
       task_axis: ``"vmap"`` is faster, ``"map"`` keeps one task's activations at a time.
       dtype: compute dtype; parameters stay float32.
       drop_path: rate of stochastic depth at the last block.
-      dropout: rate on adapter inputs.
       trainable: groups of backbone parameters trained besides adapters and decoder.
       learning_rate: peak rate.
-      adapter_lr_mult: factor on it for the adapters.
+      adapter_lr_mult: factor on it for the shared LoRA factors.
+      task_lr_mult: factor on it for the factors of the task kernels.
       warmup_steps: steps of linear warm-up before the cosine.
       weight_decay: decoupled weight decay of kernels.
       clip_norm: largest global gradient norm.
@@ -107,28 +118,29 @@ class Config:
     train_size: int | None = None
     eval_size: int | None = None
     tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
+    channels: tuple[tuple[str, int], ...] = ()
     loss_weights: tuple[tuple[str, float], ...] = ()
 
     backbone: str = "tiny"
     backbone_weights: str = "shipped"
     method: Method = "sinewich"
     start: Literal["anchored", "zero"] = "anchored"
-    rank: int = 8
+    rank: int = 12
     scale: float = 4.0
     modulation: float = 2.0
     clock: Literal["net", "free", "fixed"] = "net"
     frequency_scope: Literal["global", "stage", "layer"] = "global"
     decoder_channels: tuple[int, ...] = (18, 36, 72, 144)
-    decoder_hidden: int = 128
+    decoder_hidden: int | None = None
     decoder_base: Literal["sine", "shared", "independent"] = "sine"
     task_axis: Literal["vmap", "map"] = "vmap"
     dtype: Literal["float32", "bfloat16"] = "float32"
     drop_path: float = 0.0
-    dropout: float = 0.0
     trainable: tuple[Group, ...] = ()
 
     learning_rate: float = 1e-3
     adapter_lr_mult: float = 1.0
+    task_lr_mult: float = 1.0
     warmup_steps: int = 20
     weight_decay: float = 0.05
     clip_norm: float = 5.0
@@ -164,6 +176,9 @@ EXECUTION_KEYS = (
     "mesh",
 )
 
+# Keys that hold pairs of task and value; a config file writes them as a mapping.
+_PER_TASK = ("channels", "loss_weights")
+
 # Inclusive bounds; a tuple value is checked element by element, None always passes.
 _BOUNDS: dict[str, tuple[float, float]] = {
     "image_size": (1, math.inf),
@@ -174,9 +189,9 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "decoder_channels": (1, math.inf),
     "decoder_hidden": (1, math.inf),
     "drop_path": (0, 0.999),
-    "dropout": (0, 0.999),
     "learning_rate": (0, math.inf),
     "adapter_lr_mult": (0, math.inf),
+    "task_lr_mult": (0, math.inf),
     "warmup_steps": (0, math.inf),
     "weight_decay": (0, math.inf),
     "clip_norm": (1e-12, math.inf),
@@ -191,6 +206,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "augment.scale": (1e-3, 1e3),
     "augment.rotate": (0, 180),
     "augment.crop": (1, math.inf),
+    "augment.brightness": (0, 1),
+    "augment.contrast": (0, 1),
     "mesh.data": (-1, math.inf),
     "mesh.task": (-1, math.inf),
     "mesh.model": (-1, math.inf),
@@ -202,8 +219,8 @@ def from_dict(mapping: Mapping[str, Any]) -> Config:
 
     Args:
       mapping: keys of :class:`Config`; those left out take their defaults.  Lists pass for tuples,
-        whole numbers for floats, and a mapping for the pairs of ``loss_weights`` (where None
-        means the task's own default).
+        whole numbers for floats, and a mapping for the pairs of ``channels`` and
+        ``loss_weights`` (where None means the task's own default).
 
     Returns:
       The checked config.
@@ -227,7 +244,7 @@ def from_config_dict(config: Any) -> Config:
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as JSON-able values; :func:`from_dict` gives the same config back."""
     plain = dataclasses.asdict(config)
-    plain["loss_weights"] = dict(config.loss_weights)
+    plain.update({key: dict(plain[key]) for key in _PER_TASK})
     return _jsonable(plain)
 
 
@@ -279,8 +296,8 @@ def _dataclass_from(cls: type, mapping: Any, prefix: str) -> Any:
 
 def _coerce(value: Any, hint: Any, key: str) -> Any:
     """``value`` as ``hint`` asks (lists to tuples, ints to floats), or ConfigError."""
-    if key == "loss_weights" and isinstance(value, Mapping):
-        value = tuple((task, weight) for task, weight in value.items() if weight is not None)
+    if key in _PER_TASK and isinstance(value, Mapping):
+        value = tuple((task, item) for task, item in value.items() if item is not None)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return _dataclass_from(hint, value, f"{key}.")
@@ -340,12 +357,17 @@ def _check_bounds(config: Config) -> None:
         raise ConfigError("config key 'tasks' is empty; expected at least one task")
     if len(set(config.tasks)) != len(config.tasks):
         raise ConfigError(f"config key 'tasks' names a task twice: {', '.join(config.tasks)}")
+    for key in _PER_TASK:
+        for task, _ in getattr(config, key):
+            if task not in config.tasks:
+                raise ConfigError(
+                    f"config key {key!r} names {task!r}, which is not in 'tasks'"
+                    f"{did_you_mean(task, config.tasks)}"
+                )
+    for task, width in config.channels:
+        if width < 1:
+            raise ConfigError(f"config key 'channels.{task}' is {width!r}; expected at least 1")
     for task, weight in config.loss_weights:
-        if task not in config.tasks:
-            raise ConfigError(
-                f"config key 'loss_weights' names {task!r}, which is not in 'tasks'"
-                f"{did_you_mean(task, config.tasks)}"
-            )
         if not 0 <= weight < math.inf:
             raise ConfigError(
                 f"config key 'loss_weights.{task}' is {weight!r}; expected a number, at least 0"

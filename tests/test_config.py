@@ -60,7 +60,7 @@ def test_any_config_survives_json(rank, rate, crop, weights, mesh):
         ({"mesh": 4}, ["'mesh'", "mapping of data, task, model"]),
         ({"mesh": {"model": 0}}, ["'mesh.model'", "positive"]),
         ({"rank": 0}, ["'rank'", "at least 1"]),
-        ({"dropout": 1.0}, ["'dropout'", "from 0 to 0.999"]),
+        ({"drop_path": 1.0}, ["'drop_path'", "from 0 to 0.999"]),
         ({"learning_rate": float("nan")}, ["'learning_rate'", "nan"]),
         ({"tasks": ()}, ["'tasks'", "empty"]),
         ({"tasks": ("depth", "depth")}, ["'tasks'", "twice"]),

@@ -1,0 +1,92 @@
+"""The command ``sinewich``: verbs over work directories, weights and merges.
+
+A verb is one row of :data:`VERBS`: its name, the module that implements it, and a line of help.
+The module is imported only when its verb is called; it offers ``add_arguments(parser)`` and
+``run(arguments) -> exit code``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+import sinewich_jax
+from sinewich_jax.errors import ConfigError, SinewichError, did_you_mean
+
+VERBS: dict[str, tuple[str, str]] = {
+    "evaluate": (
+        "sinewich_jax.train.evaluate_verb",
+        "score the newest checkpoint of a run and rewrite its results",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Args:
+      argv: arguments without the program name; None takes those of the process.
+
+    Returns:
+      0; 2 after an error, which is one line on stderr; 130 after Ctrl-C.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _dispatch(argv))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Runs a command and turns the library's own errors, and a full disk, into one line and 2."""
+    try:
+        return command()
+    except SinewichError as error:
+        return fail(str(error))
+    except OSError as error:
+        from sinewich_jax.storage.atomic import is_full_disk
+
+        if not is_full_disk(error):
+            raise
+        return fail(f"no space left on the disk ({error}); free some space and run it again")
+    except KeyboardInterrupt:
+        print("interrupted; what was saved before is whole", file=sys.stderr)
+        return 130
+
+
+def fail(message: str) -> int:
+    """Prints ``error: message`` as one line on stderr; returns the exit code for it."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _dispatch(argv: list[str]) -> int:
+    listing = "\n".join(f"  {name:<18}{text}" for name, (_, text) in VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog="sinewich",
+        description="Multi-task learning in JAX.",
+        epilog=f"verbs:\n{listing}\n\n'sinewich VERB --help' says more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sinewich {_version()}")
+    parser.add_argument("verb", metavar="VERB", nargs="?", help="what to do")
+    # Split at the verb, so that its own options are left to its own parser.
+    split = next((i for i, word in enumerate(argv) if not word.startswith("-")), len(argv))
+    verb = parser.parse_args(argv[: split + 1]).verb
+    if verb is None:
+        parser.print_help()
+        return 0
+    if verb not in VERBS:
+        raise ConfigError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}")
+    path, text = VERBS[verb]
+    module = importlib.import_module(path)
+    verb_parser = argparse.ArgumentParser(prog=f"sinewich {verb}", description=text)
+    module.add_arguments(verb_parser)
+    return module.run(verb_parser.parse_args(argv[split + 1 :]))
+
+
+def _version() -> str:
+    return sinewich_jax.__version__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,330 @@
+"""Scoring a model: metrics of every task, the mean-label baseline, ``results.json``, panels."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sinewich_jax import parallel, storage, tasks
+from sinewich_jax.config import Config
+from sinewich_jax.data import pipeline
+from sinewich_jax.errors import CheckpointError
+from sinewich_jax.train import checkpointing, monitor, timing, writers
+from sinewich_jax.train import state as states
+from sinewich_jax.train import step as steps
+from sinewich_jax.train import workdir as workdirs
+from sinewich_jax.train.setup import Setup, set_up
+
+Scores = dict[str, dict[str, float]]
+BASELINE_FILE = "baseline.json"
+PANEL_EXAMPLES = 4
+HELD_BYTES = 2**30
+
+
+class Evaluator:
+    """Scores states of one experiment; compiled once.
+
+    Args:
+      setup: the experiment on its mesh.
+      batch_size: examples a batch; a multiple of the mesh's ``data`` axis.
+    """
+
+    def __init__(self, setup: Setup, batch_size: int) -> None:
+        experiment, placed, mesh = setup.experiment, setup.placed, setup.mesh
+        self.setup = setup
+        self._experiment, self._mesh, self._batch_size = experiment, mesh, batch_size
+        self._step = steps.make_eval_step(experiment, placed, mesh)
+        self._forward = steps.make_forward(experiment, placed, mesh)
+        self._diagnose = jax.jit(
+            lambda params, model_state, constants: experiment.model.apply(
+                states.join_variables(params, model_state, constants), method="diagnostics"
+            ),
+            out_shardings=parallel.replicated(mesh),
+        )
+
+    def score(self, state: states.TrainState, constants: Any) -> Scores:
+        """Every metric of every task on the whole evaluation set: ``{task: {metric: value}}``."""
+        return _merge(
+            self._experiment.tasks,
+            (
+                self._step(state.params, state.model_state, constants, batch)
+                for batch in self._batches()
+            ),
+        )
+
+    def diagnose(self, state: states.TrainState, constants: Any) -> dict[str, float]:
+        """Frequencies, modulation index and update cosine as flat scalars."""
+        diagnostics = jax.device_get(self._diagnose(state.params, state.model_state, constants))
+        return monitor.flatten_diagnostics(
+            diagnostics, [task.name for task in self._experiment.tasks]
+        )
+
+    def baseline(self, workdir: Path) -> Scores:
+        """Scores of the mean label map of the training set; kept in ``baseline.json``."""
+        path = workdir / BASELINE_FILE
+        if path.exists():
+            return _from_json(json.loads(path.read_text(encoding="utf-8")))
+        maps = mean_labels(self._experiment.tasks, self._experiment.train_source)
+        maps = jax.device_put(maps, parallel.replicated(self._mesh))
+        step = steps.make_constant_eval_step(self._experiment.tasks, self._mesh)
+        scores = _merge(self._experiment.tasks, (step(maps, batch) for batch in self._batches()))
+        if parallel.is_main_process():
+            storage.write_json(path, _to_json(scores))
+        return scores
+
+    def examples(
+        self, state: states.TrainState, constants: Any, count: int = PANEL_EXAMPLES
+    ) -> list[dict[str, Any]]:
+        """The first evaluation examples with their predictions, as NumPy.
+
+        Only of the rows that this process feeds; the main process holds the first ones.
+        """
+        host = next(self._host_batches())
+        logits = self._forward(
+            state.params,
+            state.model_state,
+            constants,
+            parallel.put_batch(host["image"], self._mesh),
+        )
+        predictions = {
+            task.name: np.asarray(task.predict(_local_rows(logits[task.name])))
+            for task in self._experiment.tasks
+        }
+        count = min(count, len(self._experiment.eval_source), len(host["image"]))
+        return [
+            {
+                "image": host["image"][row],
+                "labels": {name: value[row] for name, value in host["labels"].items()},
+                "valid": {name: value[row] for name, value in host["valid"].items()},
+                "predictions": {name: value[row] for name, value in predictions.items()},
+                "index": int(host["index"][row]),
+            }
+            for row in range(count)
+        ]
+
+    def _host_batches(self) -> Iterator[Any]:
+        return pipeline.eval_batches(
+            self._experiment.eval_source,
+            self._batch_size,
+            tuple(task.name for task in self._experiment.tasks),
+            local=parallel.local_slice(self._mesh, self._batch_size),
+        ).iterate()
+
+    def _batches(self) -> Iterator[Any]:
+        return (parallel.put_batch(batch, self._mesh) for batch in self._host_batches())
+
+
+def mean_labels(task_list: Sequence[tasks.Task], source: Any) -> dict[str, np.ndarray]:
+    """Each task's best constant prediction over ``source``: ``{task: float32 [H, W, C]}``.
+
+    Labels are read once and held when they fit into :data:`HELD_BYTES`, else once a task.
+    """
+
+    def maps() -> Iterator[tuple[Any, Any]]:
+        for i in range(len(source)):
+            example = source[i]
+            yield example["labels"], example["valid"]
+
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(next(maps())))
+    held = list(maps()) if size * len(source) <= HELD_BYTES else None
+    means = {}
+    for task in task_list:
+        labels, valids = itertools.tee(maps() if held is None else held)
+        means[task.name] = task.mean_label(
+            (label[task.name] for label, _ in labels), (valid[task.name] for _, valid in valids)
+        )
+    return means
+
+
+def make_results(
+    task_list: Sequence[tasks.Task],
+    scores: Scores,
+    baseline: Scores,
+    references: Mapping[str, float],
+    **facts: Any,
+) -> dict[str, Any]:
+    """The content of ``results.json``.
+
+    Args:
+      task_list: the tasks.
+      scores: metrics of the model.
+      baseline: metrics of the mean label map.
+      references: primary metric of single-task runs, for the tasks where it is known.
+      **facts: further entries (parameters, protocol, times), taken as they are.
+
+    Returns:
+      ``{"tasks": {name: {"metric", "unit", "higher_is_better", "value", "baseline", "reference",
+      "all"}}, "delta_m": percent or None, ...}``; numbers that are not finite become None.
+      Delta m needs a reference for every task.
+    """
+    rows = {}
+    for task in task_list:
+        rows[task.name] = {
+            "metric": task.primary,
+            "unit": task.unit,
+            "higher_is_better": task.higher_is_better,
+            "value": scores[task.name][task.primary],
+            "baseline": baseline[task.name][task.primary],
+            "reference": references.get(task.name),
+            "all": scores[task.name],
+        }
+    delta = None
+    if all(task.name in references for task in task_list):
+        delta = tasks.delta_m(
+            {task.name: scores[task.name][task.primary] for task in task_list},
+            references,
+            {task.name: task.higher_is_better for task in task_list},
+        )
+    return _to_json({"tasks": rows, "delta_m": delta, **facts})
+
+
+def read_references(directories: Iterable[Path]) -> dict[str, float]:
+    """The primary metrics of other runs, by task; later directories win."""
+    references: dict[str, float] = {}
+    for directory in directories:
+        for name, row in workdirs.read_results(Path(directory))["tasks"].items():
+            references[name] = row["value"]
+    return references
+
+
+def report_run(
+    config: Config,
+    workdir: Path,
+    evaluator: Evaluator,
+    state: states.TrainState,
+    constants: Any,
+    times: Mapping[str, float],
+    references: Iterable[str | Path] = (),
+) -> dict[str, Any]:
+    """Scores a trained state and writes panels, ``results.md`` and ``results.json``.
+
+    ``results.json`` comes last: its presence marks the run as complete.
+
+    Args:
+      config: the run.
+      workdir: gets the files.
+      evaluator: scores the experiment.
+      state: the trained state.
+      constants: the frozen tree.
+      times: ``train_seconds`` and ``images_per_second`` of the training.
+      references: work directories of single-task runs.
+
+    Returns:
+      The content of ``results.json``.
+    """
+    setup = evaluator.setup
+    source, task_list = setup.experiment.eval_source, setup.experiment.tasks
+    height, width = source[0]["image"].shape[:2]
+    results = make_results(
+        task_list,
+        evaluator.score(state, constants),
+        evaluator.baseline(workdir),
+        read_references(references),
+        **setup.counts,
+        protocol=(
+            f"{config.data}: {len(source)} evaluation examples of {height} x {width} pixels, "
+            f"state after the last of {config.steps} steps, single scale, no test-time augmentation"
+        ),
+        method=config.method,
+        steps=int(state.step),
+        seed=config.seed,
+        switching=_summary(evaluator.diagnose(state, constants)),
+        **times,
+    )
+    examples = evaluator.examples(state, constants)
+    if parallel.is_main_process():
+        from sinewich_jax import report  # draws with matplotlib, which nothing before needs
+
+        report.write_panels(workdir / workdirs.PANELS, task_list, examples)
+        report.write_results(workdir, results)
+        storage.write_json(workdir / workdirs.RESULTS_FILE, results)
+    return results
+
+
+def evaluate_workdir(
+    workdir: str | Path,
+    references: Iterable[str | Path] = (),
+    experiment: Any = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
+    """Scores the newest whole checkpoint of a run and rewrites its results.
+
+    Args:
+      workdir: the work directory of a run that has saved at least once.
+      references: work directories of single-task runs, for Delta m.
+      experiment: the model, tasks and data; None builds what the run's config names.
+      devices: devices of the mesh; None takes all.
+
+    Returns:
+      The content of ``results.json``; its ``steps`` are those of the checkpoint, so that a run that
+      has not trained all of them stays open.
+
+    Raises:
+      CheckpointError: no run, or no whole checkpoint, in ``workdir``.
+    """
+    workdir = Path(workdir).absolute()
+    config = workdirs.read_config(workdir)
+    mesh = parallel.make_mesh(devices=devices)
+    setup = set_up(config, mesh, experiment)
+    with checkpointing.open_store(workdir, config) as store:
+        resumed = checkpointing.resume(store, workdir, setup.placed)
+    if resumed is None:
+        raise CheckpointError(f"{workdir} holds no checkpoint; train it first")
+    for step, reason in resumed.skipped:
+        writers.announce(f"checkpoint of step {step} cannot be read and is skipped: {reason}")
+    # Padding counts nowhere, so any multiple of the devices scores the same.
+    shards = mesh.shape["data"]
+    evaluator = Evaluator(setup, -(-config.batch_size // shards) * shards)
+    times = timing.Timer(**resumed.meta["timing"]).summary()
+    return report_run(
+        config, workdir, evaluator, resumed.state, resumed.constants, times, references
+    )
+
+
+def flatten(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Scores as scalars for the metric writers: ``eval/<task>/<metric>``."""
+    return {
+        f"eval/{name}/{key}": value for name, row in scores.items() for key, value in row.items()
+    }
+
+
+def _summary(diagnostics: Mapping[str, float]) -> dict[str, float]:
+    kept = ("update_cosine", "modulation_index")
+    return {key: diagnostics[key] for key in kept if key in diagnostics}
+
+
+def _merge(task_list: Sequence[tasks.Task], states_of_batches: Iterable[Any]) -> Scores:
+    metrics = {task.name: task.metric() for task in task_list}
+    totals = {name: metric.empty() for name, metric in metrics.items()}
+    for batch_states in states_of_batches:
+        host = jax.device_get(batch_states)
+        totals = {name: metrics[name].merge(totals[name], host[name]) for name in metrics}
+    return {name: metrics[name].compute(totals[name]) for name in metrics}
+
+
+def _local_rows(array: jax.Array) -> np.ndarray:
+    """The rows of an array cut along its first axis that this process holds, in order."""
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _to_json(item) for key, item in value.items()}
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _from_json(scores: dict[str, dict[str, float | None]]) -> Scores:
+    return {
+        name: {key: math.nan if value is None else value for key, value in row.items()}
+        for name, row in scores.items()
+    }

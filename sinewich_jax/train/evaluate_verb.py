@@ -1,0 +1,38 @@
+"""``sinewich evaluate WORKDIR``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the verb's arguments."""
+    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="a run's work directory")
+    parser.add_argument(
+        "--reference",
+        metavar="RUN",
+        type=Path,
+        action="append",
+        default=[],
+        help="work directory of a finished single-task run; may be given once a task",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Scores the newest checkpoint, rewrites the results and prints them."""
+    from sinewich_jax.train import cache, evaluate
+
+    cache.enable_compilation_cache()
+    results = evaluate.evaluate_workdir(arguments.workdir, arguments.reference)
+    for name, row in results["tasks"].items():
+        numbers = f"{_text(row['value'])} (mean label map {_text(row['baseline'])})"
+        print(f"{name:<14}{row['metric']:<14}{numbers}")
+    if results["delta_m"] is not None:
+        print(f"Delta m       {results['delta_m']:+.2f} %")
+    print(f"written: {arguments.workdir / 'results.md'}")
+    return 0
+
+
+def _text(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

@@ -1,0 +1,58 @@
+"""From a config and a mesh to everything that a run needs before its first step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+
+from sinewich_jax.config import Config
+from sinewich_jax.train import state as states
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """An experiment on its mesh.
+
+    Attributes:
+      experiment: what ``build.experiment`` made.
+      tx: its optimizer.
+      placed: initial state and constants with their shardings.
+      counts: ``{"trainable": N, "total": M}`` parameters.
+      mesh: the mesh.
+    """
+
+    experiment: Any
+    tx: optax.GradientTransformation
+    placed: states.Placed
+    counts: dict[str, int]
+    mesh: Mesh
+
+
+def set_up(config: Config, mesh: Mesh, experiment: Any = None) -> Setup:
+    """Initialises model and optimizer and places them on the mesh.
+
+    Args:
+      config: the run.
+      mesh: the mesh.
+      experiment: a model with its tasks and data; None builds what ``config`` names.
+    """
+    if experiment is None:
+        # Here and not above: build knows every model and data set, and who brings an experiment
+        # needs none of them.
+        from sinewich_jax.train import build
+
+        experiment = build.experiment(config)
+    variables = experiment.init()
+    params, _, _ = states.split_variables(variables, experiment.rules)
+    tx = experiment.optimizer(config, jax.eval_shape(lambda: params))
+    placed = states.place(variables, tx, experiment.rules, experiment.sharding_rules, mesh)
+    return Setup(experiment, tx, placed, states.counts(variables, experiment.rules), mesh)
+
+
+def parameter_counts(experiment: Any) -> dict[str, int]:
+    """``{"trainable": N, "total": M}`` from shapes alone: no data, no initialisation."""
+    return states.counts(jax.eval_shape(experiment.init), experiment.rules)

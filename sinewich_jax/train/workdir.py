@@ -1,0 +1,84 @@
+"""The work directory: which experiment it belongs to, and whether that is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sinewich_jax import config as configs
+from sinewich_jax import parallel, storage
+from sinewich_jax.config import Config
+from sinewich_jax.errors import CheckpointError, ConfigError
+
+CONFIG_FILE = "config.json"
+RESULTS_FILE = "results.json"
+CHECKPOINTS = "checkpoints"
+BASE = "base"
+PANELS = "panels"
+
+
+def prepare(workdir: Path, config: Config) -> None:
+    """Makes the directory and its ``config.json``, or checks that both belong to ``config``.
+
+    Args:
+      workdir: the directory.
+      config: the run.  Keys that only say how it is executed may differ from the recorded ones.
+
+    Raises:
+      ConfigError: the directory holds another experiment (the message lists the keys that differ),
+        or the path is a file.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise ConfigError(f"the work directory {workdir} is a file; choose another --workdir")
+    if (workdir / CONFIG_FILE).exists():
+        changed = configs.differences(read_config(workdir), config)
+        if changed:
+            listed = ", ".join(
+                f"{key} (there {old!r}, now {new!r})" for key, (old, new) in changed.items()
+            )
+            raise ConfigError(
+                f"the work directory {workdir} holds a run of another config: {listed}; choose "
+                "another --workdir, or give it the same values to go on"
+            )
+    if parallel.is_main_process():
+        workdir.mkdir(parents=True, exist_ok=True)
+        storage.write_json(workdir / CONFIG_FILE, configs.to_dict(config))
+
+
+def read_config(workdir: Path) -> Config:
+    """The config of the run in ``workdir``.
+
+    Raises:
+      CheckpointError: there is none, or it is no JSON.
+      ConfigError: it has keys or values that this version does not know.
+    """
+    return configs.from_dict(_read_json(workdir / CONFIG_FILE))
+
+
+def read_results(workdir: Path) -> dict[str, Any]:
+    """What the run in ``workdir`` reached (``results.json``).
+
+    Raises:
+      CheckpointError: the run has not finished, or the file is no JSON.
+    """
+    return _read_json(workdir / RESULTS_FILE)
+
+
+def is_finished(workdir: Path, config: Config) -> bool:
+    """Whether ``workdir`` has the results of all the steps of ``config``."""
+    path = workdir / RESULTS_FILE
+    return path.exists() and _read_json(path)["steps"] == config.steps
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path.parent} has no {path.name}; expected the work directory of a training run"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is no valid JSON ({error}); restore it, or start in another work directory"
+        ) from error
