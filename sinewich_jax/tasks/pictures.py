@@ -40,8 +40,8 @@ def _linear_to_oklab(linear: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(rgb: np.ndarray) -> np.ndarray:
-    """[0, 1] to uint8 with rounding."""
-    return (np.clip(rgb, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+    """[0, 1] to uint8 with rounding; NaN, as under a mask, is black."""
+    return (np.clip(np.nan_to_num(rgb), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
 
 
 HATCH = (np.array([56, 56, 56], np.uint8), np.array([84, 84, 84], np.uint8))
