@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 _HOME = {
     "ArraySource": "source",
     "Augment": "augment",
+    "Cached": "views",
     "DataSource": "source",
     "FolderSource": "folder",
     "Pipeline": "pipeline",
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from sinewich_jax.data.registry import find_root, load, names, register  # noqa: F401
     from sinewich_jax.data.resize import resize_example, resize_image  # noqa: F401
     from sinewich_jax.data.source import ArraySource, DataSource, from_arrays  # noqa: F401
-    from sinewich_jax.data.views import Resized, SelectTasks, Subset  # noqa: F401
+    from sinewich_jax.data.views import Cached, Resized, SelectTasks, Subset  # noqa: F401
 
 
 def __getattr__(name: str):

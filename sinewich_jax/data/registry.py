@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sinewich_jax.data.source import DataSource
-from sinewich_jax.data.views import Resized, SelectTasks, parse_split, part
+from sinewich_jax.data.source import ArraySource, DataSource
+from sinewich_jax.data.views import Cached, Resized, SelectTasks, parse_split, part
 from sinewich_jax.errors import ConfigError, DataError, did_you_mean
 
 Opener = Callable[..., DataSource]
@@ -72,6 +72,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     tasks: Sequence[str] | None = None,
     image_size: tuple[int, int] | None = None,
+    cache_mb: int = 1024,
     **options: Any,
 ) -> DataSource:
     """Opens a split of a data set.
@@ -82,6 +83,7 @@ def load(
       data_dir: folder of the data; None lets the set look where it looks by default.
       tasks: tasks wanted, in order; None takes all of the set.
       image_size: (height, width); None keeps the set's own.
+      cache_mb: megabytes of decoded examples kept in memory after their first reading.
       **options: what the set's own opener takes besides.
 
     Returns:
@@ -109,7 +111,7 @@ def load(
         source = SelectTasks(source, tasks)
     if image_size is not None and source.size != tuple(image_size):
         source = Resized(source, image_size)
-    return source
+    return source if isinstance(source, ArraySource) else Cached(source, cache_mb * 1_000_000)
 
 
 def find_root(data_dir: str | os.PathLike[str] | None, name: str, needed: str) -> Path:

@@ -1,4 +1,4 @@
-"""Views of a data source that are data sources themselves: a part of it, or another size."""
+"""Views of a data source that are sources themselves: a part of it, another size, kept in memory."""
 
 from __future__ import annotations
 
@@ -88,6 +88,35 @@ class Resized(_View):
     def __getitem__(self, index: int) -> Example:
         """Example ``index``, resized."""
         return resize_example(self.source[index], self.size, self._method, self._antialias)
+
+
+class Cached(_View):
+    """Keeps examples in memory once they were read, up to a number of bytes.
+
+    Reading (decoding, resizing) often costs more than augmentation, and from the second epoch on
+    it need not be paid again. Arrays of kept examples are read-only.
+    """
+
+    def __init__(self, source: DataSource, limit: int = 2**30):
+        """Takes the source and how many bytes may be kept; later examples are read each time."""
+        super().__init__(source)
+        self._left = limit
+        self._kept: dict[int, Example] = {}
+
+    def __getitem__(self, index: int) -> Example:
+        """Example ``index``; threads may read at once."""
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        example = self.source[index]
+        arrays = [example["image"], *example["labels"].values(), *example["valid"].values()]
+        size = sum(array.nbytes for array in arrays)
+        if size <= self._left:
+            self._left -= size
+            for array in arrays:
+                array.flags.writeable = False
+            self._kept[index] = example
+        return example
 
 
 def check_tasks(source: DataSource, tasks: Sequence[str]) -> None:

@@ -1,0 +1,62 @@
+"""scenes: procedural rooms with six exact label types, rendered once into a cache folder.
+
+See :mod:`sinewich_jax.data.scenes` for what is drawn and how a seed becomes an example. Each split
+is prepared on first use in a directory of its own, so that another training size does not render
+the evaluation scenes again; example i of a split is always the same scene.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from sinewich_jax.data.registry import register
+from sinewich_jax.data.source import DataSource, head_info, make_tasks
+from sinewich_jax.errors import DataError
+
+CACHE_ENVIRONMENT = "SINEWICH_CACHE"
+"""The environment variable that names the folder for what this library renders."""
+
+
+def cache_dir() -> Path:
+    """Where rendered scenes are kept when no ``data_dir`` is given."""
+    root = os.environ.get(CACHE_ENVIRONMENT)
+    if root:
+        return Path(root)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sinewich_jax"
+
+
+@register("scenes")
+def scenes(
+    split: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: tuple[int, int] | None = None,
+    counts: Mapping[str, int] | None = None,
+    progress: bool = True,
+) -> DataSource:
+    """Opens a split, rendering it first if it is not in the cache; all six tasks.
+
+    Args:
+      split: ``train``, ``val``, ``test`` or ``pretrain`` (disjoint scenes).
+      data_dir: cache folder; None takes ``SINEWICH_CACHE`` or the user's cache.
+      image_size: (height, width), by default (64, 64); scenes are rendered at this size.
+      counts: scenes of each split; for splits not named, the builder's default.
+      progress: show a progress bar while rendering.
+    """
+    from sinewich_jax.data.scenes import PART_CLASSES, SEMSEG_CLASSES, builder
+
+    sizes = {**builder.COUNTS, **(counts or {})}
+    if split not in sizes:
+        raise DataError(
+            f"split {split!r} of 'scenes' has no default size (only {', '.join(sizes)} have); "
+            "name it in counts"
+        )
+    height, width = image_size or (64, 64)
+    path = builder.prepare(
+        data_dir or cache_dir(), height, width, {split: sizes[split]}, progress=progress
+    )
+    source = builder.open(path, split)
+    names = {"semseg": SEMSEG_CLASSES, "human_parts": PART_CLASSES}
+    source.channels, source.class_names = head_info(make_tasks(source.tasks, class_names=names))
+    return source
