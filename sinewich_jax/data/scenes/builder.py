@@ -1,0 +1,289 @@
+"""The scenes as a TFDS data set on disk: array_record files, no TensorFlow, no network.
+
+    path = prepare("/data", height=64, width=64, counts={"train": 2000, "val": 200, "test": 200})
+    source = open(path, "train")
+    source[0]["image"], source[0]["labels"]["depth"]
+
+Example i of a split is the scene with the seed ``SPLIT_OFFSETS[split] + i``, rendered by NumPy.
+Images and label maps are lossless PNG bytes and depth is float32, so those are the renderer's
+bits; normals are kept as float16, which turns them by less than 0.05 degrees, and are brought
+back to length one when they are read.
+
+The splits' scenes are the same whatever their counts: a longer split starts with the shorter one.
+This module imports TFDS; the package does not import this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import pathlib
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+from PIL import Image
+from tqdm import tqdm
+
+from sinewich_jax.data.scenes.render import TASKS, render
+from sinewich_jax.data.scenes.sampling import FORMAT, SPLIT_OFFSETS, sample_scene
+from sinewich_jax.data.scenes.types import PART_CLASSES, SEMSEG_CLASSES
+from sinewich_jax.errors import DataError
+
+COUNTS = {"train": 2000, "val": 200, "test": 200}
+"""Scenes a split when nothing else is asked for."""
+
+MAPS = ("semseg", "human_parts", "saliency", "edge")
+"""The tasks whose labels are PNG images."""
+
+_MOST = 1_000_000
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class ScenesConfig(tfds.core.BuilderConfig):
+    """Resolution and number of scenes; the name says both, so each has its own directory.
+
+    Attributes:
+      height: pixels.
+      width: pixels.
+      counts: scenes a split; the splits are keys of `SPLIT_OFFSETS`.
+    """
+
+    height: int = 64
+    width: int = 64
+    counts: dict[str, int] = dataclasses.field(default_factory=lambda: dict(COUNTS))
+
+
+def config(height: int = 64, width: int = 64, counts: Mapping[str, int] | None = None):
+    """The builder config for a resolution and counts, checked.
+
+    Args:
+      height: pixels, at least 8.
+      width: pixels, at least 8.
+      counts: scenes a split, `COUNTS` when None.
+
+    Returns:
+      A `ScenesConfig`.
+
+    Raises:
+      DataError: on a size, split or count that cannot be.
+    """
+    counts = dict(COUNTS if counts is None else counts)
+    if min(height, width) < 8:
+        raise DataError(f"Scenes of {height} x {width} pixels are too small: use 8 x 8 or more.")
+    if not counts:
+        raise DataError("No split of scenes was asked for: give counts such as {'train': 2000}.")
+    for split, count in counts.items():
+        if split not in SPLIT_OFFSETS:
+            known = ", ".join(SPLIT_OFFSETS)
+            raise DataError(f"Scenes have no split {split!r}: use one of {known}.")
+        if not 1 <= count <= _MOST:
+            raise DataError(f"Split {split!r} of {count} scenes: use 1 to {_MOST}.")
+    name = "_".join([f"{height}x{width}", *(f"{split}{n}" for split, n in counts.items())])
+    return ScenesConfig(name=name, height=height, width=width, counts=counts)
+
+
+class Scenes(tfds.core.GeneratorBasedBuilder):
+    """Rooms with figures, tables, lamps, trees, houses and balls, labelled for six dense tasks."""
+
+    VERSION = tfds.core.Version(FORMAT)
+    RELEASE_NOTES = {FORMAT: "First release."}  # noqa: RUF012
+    BUILDER_CONFIGS = [config()]  # noqa: RUF012
+
+    progress = False
+    """Show a bar while rendering."""
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        height, width = self.builder_config.height, self.builder_config.width
+        maps = {
+            name: tfds.features.Image(shape=(height, width, 1), encoding_format="png")
+            for name in MAPS
+        }
+        features = {
+            "image": tfds.features.Image(shape=(height, width, 3), encoding_format="png"),
+            **maps,
+            "depth": tfds.features.Tensor(shape=(height, width), dtype=np.float32),
+            "normals": tfds.features.Tensor(shape=(height, width, 3), dtype=np.float16),
+            "seed": tfds.features.Scalar(dtype=np.int64),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=__doc__.split("\n")[0],
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        del dl_manager  # Nothing is downloaded.
+        return {split: self._generate_examples(split) for split in self.builder_config.counts}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        count = range(self.builder_config.counts[split])
+        for index in tqdm(count, f"rendering {split} scenes", disable=not self.progress):
+            seed = SPLIT_OFFSETS[split] + index
+            yield index, self._example(seed)
+
+    def _example(self, seed: int) -> dict[str, Any]:
+        example = render(sample_scene(seed), self.builder_config.height, self.builder_config.width)
+        labels = example["labels"]
+        return {
+            "image": _png(example["image"]),
+            **{name: _png(labels[name]) for name in MAPS},
+            "depth": labels["depth"],
+            "normals": labels["normals"].astype(np.float16),
+            "seed": seed,
+        }
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def prepare(
+    data_dir: str | os.PathLike,
+    height: int = 64,
+    width: int = 64,
+    counts: Mapping[str, int] | None = None,
+    progress: bool = True,
+) -> pathlib.Path:
+    """Renders the data set unless it is already there.
+
+    TFDS writes into a directory of its own and renames it when all is written, so an interrupted
+    preparation is started again and never read.
+
+    Args:
+      data_dir: where data sets live.
+      height: pixels.
+      width: pixels.
+      counts: scenes a split, `COUNTS` when None.
+      progress: show progress bars.
+
+    Returns:
+      The directory of the prepared data set, for `open`.
+    """
+    wanted = config(height, width, counts)
+    with _quiet():
+        builder = Scenes(data_dir=os.fspath(data_dir), config=wanted, file_format="array_record")
+        path = pathlib.Path(builder.data_dir)
+        if not _is_prepared(path):
+            builder.progress = progress
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(
+                    try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP
+                )
+            )
+    return path
+
+
+def _is_prepared(path: pathlib.Path) -> bool:
+    return (path / "dataset_info.json").exists()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS from announcing downloads, custom configs and two bars for what is one loop."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        logging.set_verbosity(verbosity)
+
+
+class SceneSource:
+    """Random access to a prepared split: ``len(source)``, ``source[i]``.
+
+    Attributes:
+      tasks: names of the six tasks.
+      channels: per task, the width of its prediction head.
+      class_names: per task over classes, their names.
+      size: (height, width) in pixels.
+      path: the data set's directory.
+      split: the split's name.
+    """
+
+    tasks = TASKS
+    channels: Mapping[str, int] = types.MappingProxyType(
+        {
+            "semseg": len(SEMSEG_CLASSES),
+            "human_parts": len(PART_CLASSES),
+            "saliency": 1,
+            "normals": 3,
+            "depth": 1,
+            "edge": 1,
+        }
+    )
+    class_names: Mapping[str, tuple[str, ...]] = types.MappingProxyType(
+        {"semseg": SEMSEG_CLASSES, "human_parts": PART_CLASSES}
+    )
+
+    def __init__(self, path: pathlib.Path, split: str, records: Any):
+        """Wraps TFDS's data source ``records``; use `open`."""
+        self.path, self.split, self._records = path, split, records
+        self.size: tuple[int, int] = records.dataset_info.features["depth"].shape
+        self._valid = np.ones(self.size, bool)  # One mask for all: nothing is ever unlabelled.
+        self._valid.flags.writeable = False
+
+    def __len__(self) -> int:
+        """Number of scenes."""
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One scene, as `render.render` returns it."""
+        record = self._records[int(index)]
+        normals = record["normals"].astype(np.float32)
+        length = np.sqrt((normals * normals).sum(axis=-1, keepdims=True))
+        labels = {name: _pixels(record[name]) for name in MAPS}
+        labels["normals"] = normals / length
+        labels["depth"] = record["depth"]
+        return {
+            "image": _pixels(record["image"]),
+            "labels": {task: labels[task] for task in TASKS},
+            "valid": {task: self._valid for task in TASKS},
+        }
+
+    def seed(self, index: int) -> int:
+        """The seed that scene ``index`` was made from."""
+        return int(self._records[int(index)]["seed"])
+
+
+def _pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.array(image)
+
+
+def open(path: str | os.PathLike, split: str) -> SceneSource:
+    """Opens a split of a prepared data set for random access.
+
+    Args:
+      path: the directory that `prepare` returned.
+      split: ``"train"``, or any TFDS sub-split such as ``"train[:50%]"``.
+
+    Returns:
+      A `SceneSource`.
+
+    Raises:
+      DataError: when the directory is no prepared data set or has no such split.
+    """
+    path = pathlib.Path(path)
+    if not _is_prepared(path):
+        raise DataError(
+            f"{path} holds no prepared scenes: call prepare() and pass what it returns."
+        )
+    builder = tfds.builder_from_directory(path)
+    name = split.split("[")[0]
+    if name not in builder.info.splits:
+        known = ", ".join(builder.info.splits)
+        raise DataError(f"The scenes in {path} have no split {name!r}: use one of {known}.")
+    raw = {name: tfds.decode.SkipDecoding() for name in ("image", *MAPS)}
+    return SceneSource(path, split, builder.as_data_source(split, decoders=raw))
