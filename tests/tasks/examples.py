@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from sinewich_jax import tasks
 
 IGNORE = 255
 PEER_NAMES = {"saliency": "sal"}
+
+
+@functools.cache
+def update(metric: tasks.Metric) -> Callable:
+    """``metric.update`` compiled; one whole program is much faster to build than its pieces."""
+    return jax.jit(metric.update)
+
+
+@functools.cache
+def loss(task: tasks.Task) -> Callable:
+    """``task.loss`` compiled."""
+    return jax.jit(task.loss)
+
+
+@functools.cache
+def loss_and_slope(task: tasks.Task) -> Callable:
+    """Value and gradient of ``task.loss`` with respect to the logits, compiled."""
+    return jax.jit(jax.value_and_grad(task.loss))
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 from sinewich_jax import tasks
 from sinewich_jax.errors import DataError
 from tests.helpers import data_root
-from tests.tasks.examples import random_batch, small
+from tests.tasks.examples import random_batch, small, update
 
 ALL = tasks.names()
 
@@ -21,7 +21,7 @@ def score(task, logits, labels, valids, batch=16):
     for start in range(0, len(labels), batch):
         label, valid = labels[start : start + batch], valids[start : start + batch]
         tiled = np.broadcast_to(logits, (len(label), *logits.shape))
-        state = metric.merge(state, metric.update(tiled, label, valid))
+        state = metric.merge(state, update(metric)(tiled, label, valid))
     return metric.compute(state)
 
 

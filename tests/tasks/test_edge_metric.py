@@ -10,6 +10,7 @@ import pytest
 from sinewich_jax import tasks
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.tasks.edge import spread
+from tests.tasks.examples import update
 
 
 def line(column, size=20):
@@ -24,7 +25,7 @@ def score(label, probability, valid=None, **options):
     logits = np.log(probability / (1 - probability)).astype(np.float32)[..., None]
     metric = task.metric()
     valid = np.ones(label.shape, bool) if valid is None else valid
-    return metric.compute(metric.merge(metric.empty(), metric.update(logits, label, valid)))
+    return metric.compute(metric.merge(metric.empty(), update(metric)(logits, label, valid)))
 
 
 @pytest.mark.parametrize(("shift", "f"), [(0, 1.0), (1, 1.0), (2, 1.0), (3, 0.0)])
@@ -48,7 +49,7 @@ def test_the_best_threshold_and_the_average_precision_by_hand():
     claim = 0.9 * line(4) + 0.4 * (line(14) | line(9) | line(18))
     values = score(label, claim, tolerance=1.0)
     assert values["f"] == pytest.approx(2 * 1.0 * 0.5 / 1.5, abs=0.01)
-    assert values["precision"], values["recall"] == (0.5, 1.0)
+    assert (values["precision"], values["recall"]) == (0.5, 1.0)
     assert values["ap"] == pytest.approx(0.5 * 1.0 + 0.5 * 0.5, abs=1e-6)
 
 

@@ -13,15 +13,10 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sinewich_jax import tasks
-from tests.tasks.examples import random_batch, small
+from tests.tasks.examples import loss, random_batch, small, update
 
 ALL = tasks.names()
 IMAGES = 5
-
-
-@functools.cache
-def jitted(name):
-    return jax.jit(small(name).metric().update)
 
 
 @functools.cache
@@ -37,7 +32,7 @@ def image_set(name):
 
 @functools.cache
 def state_of(name, start, stop):
-    return jitted(name)(*(x[start:stop] for x in image_set(name)))
+    return update(small(name).metric())(*(x[start:stop] for x in image_set(name)))
 
 
 def assert_same(a, b):
@@ -81,7 +76,7 @@ def test_padding_with_invalid_examples_changes_nothing(name):
     metric = small(name).metric()
     padded = [np.concatenate([x[:1], x[:1], x[:1]]) for x in image_set(name)]
     padded[2][1:] = False
-    assert_same(metric.update(*padded), state_of(name, 0, 1))
+    assert_same(update(metric)(*padded), state_of(name, 0, 1))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -90,8 +85,8 @@ def test_a_sharded_batch_gives_the_same_state(name):
     batch = random_batch(task, 6, batch=8)
     sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), PartitionSpec("data"))
     shared = [jax.device_put(x, sharding) for x in batch]
-    assert_same(jitted(name)(*shared), jitted(name)(*batch))
-    np.testing.assert_allclose(jax.jit(task.loss)(*shared), task.loss(*batch), rtol=1e-5)
+    assert_same(update(small(name).metric())(*shared), update(small(name).metric())(*batch))
+    np.testing.assert_allclose(loss(task)(*shared), loss(task)(*batch), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -99,8 +94,8 @@ def test_long_sums_keep_their_digits(name):
     """A quarter of a million pixels in one float32 sum, against float64 over single images."""
     metric, task = small(name).metric(), small(name)
     batch = random_batch(task, 7, batch=4, height=256, width=256)
-    whole = jitted(name)(*batch)
-    parts = [jitted(name)(*(x[i : i + 1] for x in batch)) for i in range(4)]
+    whole = update(small(name).metric())(*batch)
+    parts = [update(small(name).metric())(*(x[i : i + 1] for x in batch)) for i in range(4)]
     merged = functools.reduce(metric.merge, parts)
     assert_same(whole, merged)
 

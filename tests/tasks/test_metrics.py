@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import pytest
 
 from sinewich_jax import tasks
 from sinewich_jax.errors import DataError, SinewichError
-from tests.tasks.examples import golden, golden_batch
+from tests.tasks.examples import golden, golden_batch, update
 
 ALL = tasks.names()
 
@@ -17,7 +16,7 @@ def score(task, *batches):
     metric = task.metric()
     state = metric.empty()
     for batch in batches:
-        state = metric.merge(state, jax.jit(metric.update)(*batch))
+        state = metric.merge(state, update(metric)(*batch))
     return metric.compute(state)
 
 
@@ -45,14 +44,14 @@ def test_saliency_equals_the_published_code():
 def test_saliency_curves_equal_the_published_code():
     metric, theirs = tasks.make("saliency").metric(), golden()
     batch = golden_batch("saliency")
-    state = metric.update(*batch)
+    state = update(metric)(*batch)
     images = len(batch[0])
     for ours, key in (("iou", "mIoUs"), ("precision", "mPrec"), ("recall", "mRec")):
         curve = np.asarray(state[ours]) / images
         np.testing.assert_allclose(curve, theirs[f"metric/mtlora/sal/{key}"], rtol=1e-5, atol=1e-7)
     for image, single in enumerate(one_by_one(batch)):
         np.testing.assert_allclose(
-            metric.update(*single)["iou"],
+            update(metric)(*single)["iou"],
             theirs["metric/mtlora/sal/all_jaccards"][image],
             rtol=1e-5,
         )
@@ -118,8 +117,8 @@ def test_batches_of_one_score_images_and_not_rows():
 def test_a_new_epoch_starts_from_nothing(name):
     task, batch = tasks.make(name), golden_batch(name)
     metric = task.metric()
-    first = metric.merge(metric.empty(), metric.update(*batch))
-    again = metric.merge(metric.empty(), metric.update(*batch))
+    first = metric.merge(metric.empty(), update(metric)(*batch))
+    again = metric.merge(metric.empty(), update(metric)(*batch))
     assert metric.compute(first) == metric.compute(again)
     assert all(not np.any(x) for x in metric.empty().values())
 
