@@ -1,4 +1,4 @@
-"""Views of a data source that are sources themselves: a part of it, another size, kept in memory."""
+"""Views of a data source that are sources too: a part of it, another size, kept in memory."""
 
 from __future__ import annotations
 

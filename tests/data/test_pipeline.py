@@ -116,7 +116,7 @@ def test_generators_of_positions_differ_and_repeat():
 
 
 def test_a_task_without_labels_is_refused(source):
-    with pytest.raises(DataError, match="'normals' has no labels.*semseg, depth"):
+    with pytest.raises(DataError, match=r"'normals' has no labels.*semseg, depth"):
         batches(source, ("semseg", "normals"))
 
 
