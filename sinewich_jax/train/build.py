@@ -1,0 +1,311 @@
+"""From a config to a model, its tasks, its data and its optimizer: the one place that knows all."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec
+
+from sinewich_jax import data, tasks
+from sinewich_jax.config import Config
+from sinewich_jax.core import trees
+from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
+from sinewich_jax.nn import mobilenet, swin
+from sinewich_jax.nn.clock import ClockSpec
+from sinewich_jax.nn.decoder import DecoderSpec
+from sinewich_jax.nn.sinewich import MultiTaskModel, path_rules
+from sinewich_jax.nn.task_kernel import TaskSpec
+from sinewich_jax.storage import arrays
+
+# The rule of the task kernels for each method; the others have none.
+_TASK_KINDS = {"sinewich": "sine", "lora": "lora", "lora_gain": "gain", "lora_split": "split"}
+# Clock range: an anchored kernel carries the modulation index in its own scale, so frequencies lie
+# around one; a zero start needs them large, because its kernel begins with entries near zero.
+_CLOCK_SCALE = {"anchored": 0.5, "zero": 50.0}
+_MOBILENET_FILE = "weights/mobilenet_v2_imagenet_int8.npz"
+
+# Wide kernels are cut along their output (or, where the next product contracts it, their input), so
+# that a block needs one reduction; everything that trains is small and stays whole. The pattern of
+# Megatron-LM (Shoeybi et al. 2019): fc1 and qkv by columns, fc2 and proj by rows.
+SHARDING_RULES = (
+    (r"backbone/stage\d+_block\d+/(qkv|fc1)/kernel", PartitionSpec(None, "model")),
+    (r"backbone/stage\d+_block\d+/(qkv|fc1)/bias", PartitionSpec("model")),
+    (r"backbone/stage\d+_block\d+/(proj|fc2)/kernel", PartitionSpec("model", None)),
+    (r".*", PartitionSpec()),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that the training loop needs to know about a run.
+
+    Attributes:
+      config: the run.
+      model: the Linen model; ``model.apply(variables, image, train=..., keys=...)``.
+      tasks: in the order of every task axis.
+      rules: which parameters are trained.
+      sharding_rules: where parameters lie on the mesh.
+    """
+
+    config: Config
+    model: MultiTaskModel
+    tasks: tuple[tasks.Task, ...]
+    rules: tuple[tuple[str, str], ...]
+    sharding_rules: tuple[tuple[str, PartitionSpec], ...] = SHARDING_RULES
+
+    @property
+    def augment(self) -> data.Augment | None:
+        """Joint augmentation of training examples; None when nothing is asked for."""
+        augment = data.Augment(**dataclasses.asdict(self.config.augment))
+        return None if augment == data.Augment() else augment
+
+    @property
+    def train_source(self) -> data.DataSource:
+        """The training examples; opened (and, for scenes, rendered once) on first use."""
+        return self._source("train")
+
+    @property
+    def eval_source(self) -> data.DataSource:
+        """The evaluation examples."""
+        return self._source("eval")
+
+    def _source(self, part: str) -> data.DataSource:
+        source = open_source(self.config, part)
+        for task in self.tasks:
+            if source.channels[task.name] != task.channels:
+                raise ConfigError(
+                    f"data set {self.config.data!r} needs a head of {source.channels[task.name]} "
+                    f"channels for task {task.name!r}, but the config gives it {task.channels}; "
+                    f"set the config key channels.{task.name}={source.channels[task.name]}"
+                )
+        return source
+
+    def normalise(self, image: jax.Array) -> jax.Array:
+        """uint8 [..., 3] to the float32 that the backbone expects."""
+        backbone = type(self.model.backbone)
+        mean, std = jnp.asarray(backbone.image_mean), jnp.asarray(backbone.image_std)
+        return (image.astype(jnp.float32) / 255.0 - mean) / std
+
+    def init(self) -> dict[str, Any]:
+        """Fresh variables, with the pretrained backbone in place; may be traced for shapes."""
+        height, width = self.config.image_size or (64, 64)
+        image = jnp.zeros((1, height, width, 3))
+        pretrained = backbone_weights(self.config)
+
+        def fresh() -> dict[str, Any]:
+            key = jax.random.key(self.config.seed)
+            streams = {"params": key, "anchor": jax.random.fold_in(key, 1)}
+            variables = dict(self.model.init(streams, image))
+            if pretrained is None:
+                return variables
+            flat = trees.flatten_paths(variables["params"])
+            flat.update(_matched(pretrained, flat))
+            return {**variables, "params": trees.unflatten_paths(flat)}
+
+        # Under jit, the random numbers that pretrained weights replace are never drawn.
+        return jax.jit(fresh)()
+
+    def optimizer(self, config: Config, abstract_params: Any) -> optax.GradientTransformation:
+        """AdamW with a cosine, a rate of its own for adapters, and decay of plain kernels only.
+
+        Neither the clock nor the task kernels decay: pulling an anchored kernel towards zero would
+        pull it away from its anchor.
+        """
+        schedule = optax.warmup_cosine_decay_schedule(
+            init_value=0.0,
+            peak_value=config.learning_rate,
+            warmup_steps=min(config.warmup_steps, config.steps - 1),
+            decay_steps=config.steps,
+            end_value=0.01 * config.learning_rate,
+        )
+        multipliers = (
+            (r"backbone/.*/task/.*", config.task_lr_mult),
+            (r"backbone/.*/lora_(up|down)", config.adapter_lr_mult),
+            (r".*", 1.0),
+        )
+
+        def first_match(path: str) -> float:
+            return next(value for rule, value in multipliers if re.fullmatch(rule, path))
+
+        rates = trees.map_paths(lambda path, _: first_match(path), abstract_params)
+        decays = trees.map_paths(
+            lambda path, leaf: (
+                leaf.ndim > 1 and not re.fullmatch(r"clock/.*|.*/task/.*|.*bias.*", path)
+            ),
+            abstract_params,
+        )
+        return optax.chain(
+            optax.clip_by_global_norm(config.clip_norm),
+            optax.scale_by_adam(),
+            optax.add_decayed_weights(config.weight_decay, mask=decays),
+            optax.stateless(
+                lambda updates, _: jax.tree.map(lambda u, rate: u * rate, updates, rates)
+            ),
+            optax.scale_by_learning_rate(schedule),
+        )
+
+
+def experiment(config: Config) -> Experiment:
+    """Builds what ``config`` names; neither data nor weights are read yet.
+
+    Raises:
+      ConfigError: words or sizes that do not fit together.
+    """
+    made = tuple(_task(config, name) for name in config.tasks)
+    groups = ("all",) if config.method in ("full_ft", "scratch") else config.trainable
+    return Experiment(config, model(config, made), made, path_rules(groups))
+
+
+def _task(config: Config, name: str) -> tasks.Task:
+    task = tasks.make(name)
+    overrides: dict[str, Any] = {"weight": config.loss_weight(name, task.weight)}
+    if name in dict(config.channels):
+        overrides["channels"] = dict(config.channels)[name]
+    return tasks.make(name, **overrides)
+
+
+def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
+    """The model of a config for tasks that are made already."""
+    kind = _TASK_KINDS.get(config.method)
+    spec = None
+    if kind is not None:
+        spec = TaskSpec(
+            len(made),
+            kind=kind,
+            rank=config.rank,
+            scale=config.scale,
+            start=config.start,
+            modulation=config.modulation,
+        )
+    options: dict[str, Any] = {
+        "task": spec,
+        "lora_rank": config.rank if kind is not None else 0,
+        "lora_scale": config.scale,
+        "task_axis": config.task_axis,
+        "dtype": jnp.dtype(config.dtype),
+    }
+    if config.backbone == "mobilenet_v2":
+        backbone = mobilenet.MobileNetV2(**options)
+    elif config.backbone in swin.PRESETS:
+        backbone = swin.swin(config.backbone, drop_path_rate=config.drop_path, **options)
+    else:
+        known = (*swin.PRESETS, "mobilenet_v2")
+        raise ConfigError(
+            f"config key 'backbone' is {config.backbone!r}{did_you_mean(config.backbone, known)}"
+        )
+    clock = ClockSpec(
+        len(made),
+        kind=config.clock,
+        scope=config.frequency_scope,
+        scale=_CLOCK_SCALE[config.start],
+    )
+    decoder = DecoderSpec(
+        channels=config.decoder_channels,
+        hidden=config.decoder_hidden,
+        base=config.decoder_base,
+        mean_frequency=clock.mean_frequency,
+    )
+    heads = tuple((task.name, task.channels) for task in made)
+    return MultiTaskModel(backbone, heads, clock, decoder, dtype=jnp.dtype(config.dtype))
+
+
+def backbone_weights(config: Config) -> dict[str, Any] | None:
+    """Pretrained parameters of the backbone by path, or None for random ones.
+
+    Raises:
+      ConfigError: no weights are shipped for this backbone.
+      CheckpointError: a file that is not there or cannot be read.
+    """
+    name = config.backbone_weights
+    if name == "random" or config.method == "scratch":
+        return None
+    if config.backbone == "mobilenet_v2":
+        path = (
+            data.find_root(config.data_dir, config.backbone, _MOBILENET_FILE)
+            if name == "shipped"
+            else Path(name)
+        )
+        return {
+            f"backbone/{key}": leaf
+            for key, leaf in trees.flatten_paths(mobilenet.load_mobilenet(path)).items()
+        }
+    if name == "shipped":
+        path = (
+            importlib.resources.files("sinewich_jax.nn")
+            / "weights"
+            / f"{config.backbone}.safetensors"
+        )
+        if not path.is_file():
+            raise ConfigError(
+                f"no weights are shipped for backbone {config.backbone!r}; set the config key "
+                "backbone_weights to a file, or to 'random'"
+            )
+        name = str(path)
+    elif not Path(name).is_file():
+        raise CheckpointError(
+            f"config key 'backbone_weights' names {name!r}, which is no file; expected 'shipped', "
+            "'random' or a safetensors file"
+        )
+    flat, _ = arrays.load_safetensors(name)
+    return {f"backbone/{key}": leaf for key, leaf in flat.items()}
+
+
+def _matched(pretrained: dict[str, Any], flat: dict[str, Any]) -> dict[str, jax.Array]:
+    """The pretrained leaves, each checked against the model; adapters alone may stay fresh."""
+    frozen = {
+        path
+        for path in flat
+        if path.startswith("backbone/") and not re.search(r"/(lora_|task/)", path)
+    }
+    if missing := sorted(frozen - pretrained.keys()):
+        raise CheckpointError(
+            f"the backbone weights lack {len(missing)} parameters of the model, the first is "
+            f"{missing[0]!r}; they belong to another backbone"
+        )
+    if unknown := sorted(pretrained.keys() - frozen):
+        raise CheckpointError(
+            f"the backbone weights hold {len(unknown)} parameters that the model lacks, the first "
+            f"is {unknown[0]!r}; they belong to another backbone"
+        )
+    for path, leaf in pretrained.items():
+        if leaf.shape != flat[path].shape:
+            raise CheckpointError(
+                f"the backbone weights hold {path!r} of shape {leaf.shape}, expected "
+                f"{flat[path].shape}; they belong to another backbone"
+            )
+    return {path: jnp.asarray(leaf, jnp.float32) for path, leaf in pretrained.items()}
+
+
+def open_source(config: Config, part: str) -> data.DataSource:
+    """Opens the ``train`` or ``eval`` part of the config's data set.
+
+    Raises:
+      DataError: the data is absent or not what it should be.
+    """
+    size = config.train_size if part == "train" else config.eval_size
+    split = part if part == "train" else EVAL_SPLITS.get(config.data, "val")
+    options: dict[str, Any] = {}
+    if config.data == "scenes":
+        options["counts"] = {"train": config.train_size or 2048, "val": config.eval_size or 256}
+    elif size is not None:
+        split = f"{split}[:{size}]"
+    return data.load(
+        config.data,
+        split,
+        data_dir=config.data_dir,
+        tasks=config.tasks,
+        image_size=config.image_size,
+        **options,
+    )
+
+
+EVAL_SPLITS = {"ccp": "test", "kitchen": "test"}
+"""The evaluation split of data sets that have no ``val``."""
