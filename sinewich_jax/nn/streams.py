@@ -37,7 +37,7 @@ def each_task(
     if task_axis != "vmap":
         raise ConfigError(f"unknown task_axis {task_axis!r}{did_you_mean(task_axis, TASK_AXES)}")
     # The input is repeated rather than closed over. With it un-batched, vmap would turn S products
-    # of (n, in) with (in, out) into a single one with (in, S * out), and a matrix product of another
+    # of (n, in) with (in, out) into a single one with (in, S * out), and a product of another
     # shape sums in another order: an untouched task would then differ from the frozen backbone in
     # the last bit. With both sides batched each task keeps the shape that the backbone itself has.
     streams = jax.tree.leaves(kernels)[0].shape[0]
