@@ -13,8 +13,7 @@ PROBABILITY_FLOOR = 1e-6
 
 
 def pixel_means(
-    labels: Iterable[np.ndarray],
-    valids: Iterable[np.ndarray],
+    examples: Iterable[tuple[np.ndarray, np.ndarray]],
     encode: Callable[[np.ndarray], np.ndarray],
     prior: float = 0.0,
 ) -> np.ndarray:
@@ -24,8 +23,7 @@ def pixel_means(
     drawn towards that mean m: (sum + n0 m) / (n + n0); n0 = 1 decides ties and changes no majority.
 
     Args:
-      labels: maps of equal size.
-      valids: bool [H, W] each.
+      examples: pairs of a label map, all of equal size, and its mask, bool [H, W].
       encode: label map -> float [H, W, C].
       prior: n0 above.
 
@@ -36,7 +34,7 @@ def pixel_means(
       DataError: no label, none valid, or labels of unequal size.
     """
     total, count = None, None
-    for index, (label, valid) in enumerate(zip(labels, valids, strict=True)):
+    for index, (label, valid) in enumerate(examples):
         valid = np.asarray(valid, bool)
         coded = np.where(valid[..., None], encode(np.asarray(label)), 0.0)
         if total is None:

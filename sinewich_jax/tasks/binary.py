@@ -65,7 +65,9 @@ class Binary(Task):
     def mean_label(self, labels: Iterable[np.ndarray], valids: Iterable[np.ndarray]) -> np.ndarray:
         """Logit of how often each pixel is a yes."""
         mean = baseline.pixel_means(
-            labels, valids, lambda label: label.astype(np.float64)[..., None], prior=1.0
+            zip(labels, valids, strict=True),
+            lambda label: label.astype(np.float64)[..., None],
+            prior=1.0,
         )
         return baseline.logit(mean).astype(np.float32)
 

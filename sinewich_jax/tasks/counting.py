@@ -46,7 +46,7 @@ def counts_above(
     # The bin of a score is the number of thresholds below it.
     edges = jnp.asarray(thresholds, jnp.float32)
     side = "right" if inclusive else "left"
-    bins = jnp.searchsorted(edges, scores, side=side, method="compare_all")
+    bins = jnp.searchsorted(edges, scores, side=side)
     counts = histograms(bins, keep, len(thresholds) + 1)
     return jnp.cumsum(counts[:, :0:-1], axis=1)[:, ::-1]
 

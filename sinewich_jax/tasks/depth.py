@@ -84,7 +84,9 @@ class Depth(Task):
 
     def mean_label(self, labels: Iterable[np.ndarray], valids: Iterable[np.ndarray]) -> np.ndarray:
         """Mean depth at each pixel."""
-        mean = baseline.pixel_means(labels, valids, lambda x: x.astype(np.float64)[..., None])
+        mean = baseline.pixel_means(
+            zip(labels, valids, strict=True), lambda x: x.astype(np.float64)[..., None]
+        )
         return mean.astype(np.float32)
 
     def _value_fault(self, values: np.ndarray) -> tuple[np.ndarray, str]:

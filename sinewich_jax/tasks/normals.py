@@ -94,7 +94,9 @@ class Normals(Task):
 
     def mean_label(self, labels: Iterable[np.ndarray], valids: Iterable[np.ndarray]) -> np.ndarray:
         """Mean vector at each pixel; its direction is the prediction."""
-        mean = baseline.pixel_means(labels, valids, lambda x: x.astype(np.float64))
+        mean = baseline.pixel_means(
+            zip(labels, valids, strict=True), lambda x: x.astype(np.float64)
+        )
         return mean.astype(np.float32)
 
     def _value_fault(self, values: np.ndarray) -> tuple[np.ndarray, str]:

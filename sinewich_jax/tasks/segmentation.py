@@ -96,9 +96,9 @@ class Segmentation(Task):
         def one_hot(label: np.ndarray) -> np.ndarray:
             return (label[..., None] == np.arange(self.channels)).astype(np.float64)
 
-        pairs = [(np.asarray(y), np.asarray(v)) for y, v in zip(labels, valids, strict=True)]
+        pairs = zip(labels, valids, strict=True)
         mean = baseline.pixel_means(
-            [y for y, _ in pairs], [self.counted(y, v) for y, v in pairs], one_hot, prior=1.0
+            ((label, self.counted(label, valid)) for label, valid in pairs), one_hot, prior=1.0
         )
         return np.log(np.maximum(mean, baseline.PROBABILITY_FLOOR)).astype(np.float32)
 
@@ -137,7 +137,7 @@ class ConfusionMetric(Metric):
         return {
             "confusion": jnp.sum(counts, axis=0).reshape(n, n),
             "images": jnp.sum(jnp.any(valid, axis=(1, 2)), dtype=jnp.int32),
-            "strays": jnp.sum(valid & (label >= n), dtype=jnp.int32),
+            "strays": jnp.sum(valid & ((label < 0) | (label >= n)), dtype=jnp.int32),
         }
 
     def compute(self, state: State) -> dict[str, float]:
@@ -148,8 +148,8 @@ class ConfusionMetric(Metric):
         """
         if int(state["strays"]):
             raise DataError(
-                f"{int(state['strays'])} valid pixels of {self.task.name} hold a class id of "
-                f"{self.task.channels} or more; correct the labels or mark the pixels invalid."
+                f"{int(state['strays'])} valid pixels of {self.task.name} hold a class id "
+                f"outside 0 to {self.task.channels - 1}; correct the labels or mark the pixels invalid."
             )
         confusion = np.asarray(state["confusion"], np.float64)
         hits = np.diag(confusion)
@@ -167,7 +167,7 @@ class ConfusionMetric(Metric):
 @register("semseg")
 def semseg() -> Task:
     """Semantic segmentation; 21 PASCAL classes unless told otherwise."""
-    return Segmentation(name="semseg", channels=21, weight=1.0, class_names=tuple(PASCAL_CLASSES))
+    return Segmentation(name="semseg", channels=21, weight=1.0, class_names=PASCAL_CLASSES)
 
 
 @register("human_parts")

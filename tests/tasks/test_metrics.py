@@ -182,9 +182,9 @@ def test_images_without_a_person_are_skipped_by_the_parts():
 
 def test_a_class_id_out_of_range_is_reported_and_not_counted():
     task = tasks.make("semseg", channels=3)
-    label = np.array([[[0, 9]]], np.uint8)
-    with pytest.raises(DataError, match="1 valid pixels of semseg hold a class id of 3 or more"):
-        score(task, (np.zeros((1, 1, 2, 3)), label, np.ones((1, 1, 2), bool)))
+    label = np.array([[[0, 9, -1]]], np.int32)
+    with pytest.raises(DataError, match="2 valid pixels of semseg hold a class id outside 0 to 2"):
+        score(task, (np.zeros((1, 1, 3, 3)), label, np.ones((1, 1, 3), bool)))
 
 
 def test_two_class_iou_by_hand():
