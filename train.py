@@ -7,8 +7,10 @@ data, a full disk or a NaN loss is one line on stderr and exit code 2.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from sinewich_jax import cli
+from sinewich_jax import config as configs
+from sinewich_jax.errors import did_you_mean
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="The run, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run leaves its files.")
@@ -38,30 +42,30 @@ def main(argv: list[str]) -> int:
     try:
         rest = flags.FLAGS(argv)
     except flags.Error as error:
-        return cli.fail(str(error))
-    except (AttributeError, KeyError) as error:  # ml_collections: a key that the config lacks
-        return cli.fail(f"unknown config key {' '.join(str(error).split())}")
-    except FileNotFoundError as error:
-        return cli.fail(f"the config file cannot be read: {error}")
-    except ValueError as error:  # raised by the config file itself
-        return cli.fail(str(error))
+        return cli.fail(_parse_error(str(error)))
+    except (AttributeError, KeyError) as error:  # a key that the config file's dict does not have
+        return cli.fail(_unknown_key(str(error)))
     if len(rest) > 1:
         return cli.fail(f"unexpected argument {rest[1]!r}; options start with --")
-    if _CONFIG.value is None:
+    if not _CONFIG.present:
         return cli.fail("no config; name one, for example --config=configs/scenes.py")
+    path, _ = _config_path()
+    if not path.is_file():
+        near = did_you_mean(path.name, (file.name for file in path.parent.glob("*.py")))
+        return cli.fail(f"the config file {path} does not exist{near}")
     return cli.guarded(_run)
 
 
 def _run() -> int:
-    from sinewich_jax import config as configs
-
     config = configs.from_config_dict(_CONFIG.value)
     if _DRY_RUN.value:
         # Nothing is computed but shapes, so no accelerator has to be found.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
         from sinewich_jax.train import build, setup
 
-        counts = setup.parameter_counts(build.experiment(config))
+        # Which weights the backbone starts from does not change its size, and may be absent.
+        shapes = dataclasses.replace(config, backbone_weights="random")
+        counts = setup.parameter_counts(build.experiment(shapes))
         print(json.dumps({**counts, "method": config.method, "tasks": list(config.tasks)}))
         return 0
 
@@ -75,10 +79,31 @@ def _run() -> int:
     return 0
 
 
+def _config_path() -> tuple[Path, str]:
+    """The config file and what follows its colon."""
+    path, _, arg = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return Path(path), arg
+
+
 def _name() -> str:
     """``configs/scenes.py:debug`` is called ``scenes_debug``."""
-    path, _, arg = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-    return "_".join([Path(path).stem, *filter(None, arg.split(","))])
+    path, arg = _config_path()
+    return "_".join([path.stem, *filter(None, arg.split(","))])
+
+
+def _parse_error(message: str) -> str:
+    """The last line of what absl says: what a config file raised, without the traceback."""
+    if "Traceback (most recent call last)" not in message:
+        return message
+    return re.sub(r"^[\w.]+: ", "", message.strip().splitlines()[-1])
+
+
+def _unknown_key(message: str) -> str:
+    """A ConfigDict's complaint about a key, with the nearest key of ours."""
+    key = next(iter(re.findall(r"'(\w+)", message)), message)
+    kinds = (configs.Config, configs.MeshConfig, configs.AugmentConfig)
+    known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    return f"unknown config key {key!r}{did_you_mean(key, known)}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -48,6 +49,11 @@ class Evaluator:
             ),
             out_shardings=parallel.replicated(mesh),
         )
+
+    @functools.cached_property
+    def source(self) -> Any:
+        """The evaluation examples; opened once."""
+        return self._experiment.eval_source
 
     def score(self, state: states.TrainState, constants: Any) -> Scores:
         """Every metric of every task on the whole evaluation set: ``{task: {metric: value}}``."""
@@ -97,7 +103,7 @@ class Evaluator:
             task.name: np.asarray(task.predict(_local_rows(logits[task.name])))
             for task in self._experiment.tasks
         }
-        count = min(count, len(self._experiment.eval_source), len(host["image"]))
+        count = min(count, len(self.source), len(host["image"]))
         return [
             {
                 "image": host["image"][row],
@@ -111,7 +117,7 @@ class Evaluator:
 
     def _host_batches(self) -> Iterator[Any]:
         return pipeline.eval_batches(
-            self._experiment.eval_source,
+            self.source,
             self._batch_size,
             tuple(task.name for task in self._experiment.tasks),
             local=parallel.local_slice(self._mesh, self._batch_size),
@@ -220,7 +226,7 @@ def report_run(
       The content of ``results.json``.
     """
     setup = evaluator.setup
-    source, task_list = setup.experiment.eval_source, setup.experiment.tasks
+    source, task_list = evaluator.source, setup.experiment.tasks
     height, width = source[0]["image"].shape[:2]
     results = make_results(
         task_list,
