@@ -149,7 +149,8 @@ class ConfusionMetric(Metric):
         if int(state["strays"]):
             raise DataError(
                 f"{int(state['strays'])} valid pixels of {self.task.name} hold a class id "
-                f"outside 0 to {self.task.channels - 1}; correct the labels or mark the pixels invalid."
+                f"outside 0 to {self.task.channels - 1}; correct the labels or mark the "
+                "pixels invalid."
             )
         confusion = np.asarray(state["confusion"], np.float64)
         hits = np.diag(confusion)
