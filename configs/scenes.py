@@ -8,6 +8,7 @@ minute), nothing is downloaded. Numbers, seeds and spread: docs/results/scenes.m
 
 Variants, joined by commas after a colon (``--config=configs/scenes.py:lora_gain,debug``):
 
+    sinewich         the default, by name
     debug            seconds on a CPU: tiny sizes, a few steps, random backbone
     zero             the published start: up factor zero, frequencies around one hundred
     decoder_only     no adapters: heads on frozen features
@@ -43,6 +44,7 @@ BASE = {
 }
 
 VARIANTS = {
+    "sinewich": {},
     "debug": {
         "image_size": (32, 32),
         "train_size": 8,

@@ -1,0 +1,100 @@
+"""What every study shares: cells that run once, two at a time, and can be stopped at any moment.
+
+A cell is one ``train.py`` run in a work directory of its own. A finished cell is never run again,
+a stopped one goes on from its checkpoint, and one that was not reached says "not run" on the page.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+      config: config file and variant, ``configs/scenes.py:lora``.
+      overrides: (key, value) pairs of ``--config.KEY=VALUE``.
+    """
+
+    config: str
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def command(self) -> str:
+        """The command as a user would type it."""
+        flags = "".join(f" --config.{key}={value}" for key, value in self.overrides)
+        return f"python train.py --config={self.config}{flags}"
+
+    def directory(self, root: Path) -> Path:
+        """Where this cell leaves its files."""
+        stem = Path(self.config.split(":")[0]).stem
+        variant = (self.config.split(":") + [""])[1] or "sinewich"
+        keys = "_".join(f"{key}={value}" for key, value in self.overrides)
+        return root / stem / variant / (keys or "default")
+
+
+def result(cell: Cell, root: Path) -> dict[str, Any] | None:
+    """The content of a finished cell's ``results.json``, or None."""
+    path = cell.directory(root) / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def run(cells: Sequence[Cell], root: Path, minutes: float, jobs: int = 2) -> None:
+    """Runs the cells that are not finished, in order, until the budget is spent.
+
+    Args:
+      cells: what to run.
+      root: folder of the work directories.
+      minutes: wall-clock budget; a cell under way at the end is asked to save and stop.
+      jobs: cells at a time; each is pinned to an equal share of the cores.
+    """
+    deadline = time.monotonic() + 60 * minutes
+    todo = [cell for cell in cells if result(cell, root) is None]
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // jobs)
+    slots = [set(cores[i * share : (i + 1) * share]) or set(cores) for i in range(jobs)]
+    free = list(slots)
+    numbers = itertools.count(1)
+
+    def one(cell: Cell) -> None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        slot = free.pop()
+        directory = cell.directory(root)
+        directory.mkdir(parents=True, exist_ok=True)
+        words = cell.command.split()[1:]
+        print(f"[{next(numbers)}/{len(todo)}] {cell.command}", flush=True)
+        with open(directory / "log.txt", "a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, *words, f"--workdir={directory}"],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                preexec_fn=lambda: os.sched_setaffinity(0, slot),
+            )
+            try:
+                code = process.wait(timeout=left)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                code = process.wait()
+        free.append(slot)
+        if code:
+            print(f"  failed with code {code}, see {directory / 'log.txt'}", flush=True)
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        list(pool.map(one, todo))

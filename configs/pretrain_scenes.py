@@ -1,0 +1,50 @@
+"""Masked-image pretraining of the small Swin: how the backbone in the wheel was made.
+
+    python train.py --config=configs/pretrain_scenes.py --workdir=runs/pretrain
+
+Half of the 8 x 8 blocks of a picture are hidden, half of the pictures lose their colour, and the
+network predicts what is missing. Pictures come from seeds 3,000,000 and up, which no training or
+evaluation split touches, and no label map is read. The work directory holds
+``backbone.safetensors``, which is shipped as ``sinewich_jax/nn/weights/tiny.safetensors``; command,
+seed and score stand in its header and on docs/results/scenes.md.
+
+``:debug`` runs in seconds.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.common import choose
+
+BASE = {
+    "objective": "masked_patches",
+    "backbone": "tiny",
+    "image_size": (64, 64),
+    "images": 12288,
+    "held_out": 512,
+    "steps": 3000,
+    "batch_size": 32,
+    "learning_rate": 2e-3,
+    "warmup_steps": 150,
+    "weight_decay": 0.05,
+    "mask_ratio": 0.5,
+    "save_every": 250,
+    "seed": 0,
+}
+
+VARIANTS = {
+    "debug": {
+        "image_size": (32, 32),
+        "images": 16,
+        "held_out": 8,
+        "steps": 4,
+        "batch_size": 4,
+        "warmup_steps": 1,
+        "save_every": 2,
+    },
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    return ConfigDict({**BASE, **choose(arg, VARIANTS)})
