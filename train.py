@@ -57,6 +57,8 @@ def main(argv: list[str]) -> int:
 
 
 def _run() -> int:
+    if "objective" in _CONFIG.value:
+        return _pretrain()
     config = configs.from_config_dict(_CONFIG.value)
     if _DRY_RUN.value:
         # Nothing is computed but shapes, so no accelerator has to be found.
@@ -72,11 +74,25 @@ def _run() -> int:
     from sinewich_jax.train import cache, loop
 
     cache.enable_compilation_cache()
-    workdir = Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / _name()
+    workdir = _workdir()
     outcome = loop.train(config, workdir, references=_REFERENCE.value)
     if outcome.status == "finished":
         print(f"results: {workdir / 'results.md'}", file=sys.stderr)
     return 0
+
+
+def _pretrain() -> int:
+    """Configs with an ``objective`` make a backbone instead of training tasks."""
+    from sinewich_jax.train import cache, pretrain
+
+    cache.enable_compilation_cache()
+    results = pretrain.run(pretrain.PretrainConfig.from_dict(_CONFIG.value.to_dict()), _workdir())
+    print(json.dumps(results))
+    return 0
+
+
+def _workdir() -> Path:
+    return Path(_WORKDIR.value) if _WORKDIR.value else Path("runs") / _name()
 
 
 def _config_path() -> tuple[Path, str]:

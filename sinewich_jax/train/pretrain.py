@@ -32,6 +32,7 @@ class PretrainConfig:
     """One pretraining run.
 
     Attributes:
+      objective: ``masked_patches``, the only one.
       backbone: a preset of :mod:`sinewich_jax.nn.swin`.
       image_size: height and width.
       images: number of pictures; seeds ``3_000_000 ..``.
@@ -46,17 +47,18 @@ class PretrainConfig:
       seed: of parameters, batches and masks.
     """
 
+    objective: str = "masked_patches"
     backbone: str = "tiny"
     image_size: tuple[int, int] = (64, 64)
-    images: int = 16384
+    images: int = 12288
     held_out: int = 512
-    steps: int = 6000
+    steps: int = 3000
     batch_size: int = 32
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 300
+    learning_rate: float = 2e-3
+    warmup_steps: int = 150
     weight_decay: float = 0.05
     mask_ratio: float = 0.5
-    save_every: int = 500
+    save_every: int = 250
     seed: int = 0
 
     @classmethod
@@ -67,6 +69,10 @@ class PretrainConfig:
             if key not in known:
                 raise ConfigError(f"unknown config key {key!r}{did_you_mean(key, known)}")
         values = dict(mapping)
+        if values.get("objective", "masked_patches") != "masked_patches":
+            raise ConfigError(
+                f"config key 'objective' is {values['objective']!r}; expected 'masked_patches'"
+            )
         if "image_size" in values:
             values["image_size"] = tuple(values["image_size"])
         return cls(**values)
