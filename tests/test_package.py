@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import itertools
 import pathlib
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterable
 from importlib import metadata
 
 import pytest
@@ -36,6 +38,29 @@ def ranges() -> dict[str, tuple[str, str]]:
     return found
 
 
+def third_party_imports(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Top-level modules that the files import, anywhere in them, and one file for each."""
+    found = {}
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [node.module or ""]
+            else:
+                continue
+            found |= {module.partition(".")[0]: path for module in modules}
+    ours = {"sinewich_jax", "configs", "tests", *sys.stdlib_module_names}
+    return {module: path for module, path in found.items() if module not in ours}
+
+
+def module_of(requirement: str) -> str:
+    """The module that a requirement installs."""
+    name = re.match(r"[\w-]+", requirement).group()
+    known = {"absl-py": "absl", "orbax-checkpoint": "orbax", "pillow": "PIL"}
+    return known.get(name, name.replace("-", "_"))
+
+
 def release(version: str) -> tuple[int, ...]:
     parts = [int(part) for part in version.split(".")]
     while parts and parts[-1] == 0:
@@ -60,6 +85,15 @@ def test_the_constraints_file_pins_the_lower_bounds():
     }
     assert pinned == expected
     assert pins["jaxlib"] == pins["jax"]
+
+
+def test_what_is_imported_is_declared():
+    declared = {module_of(line) for line in PROJECT["dependencies"]}
+    code = [*(ROOT / "sinewich_jax").rglob("*.py"), *(ROOT / "configs").glob("*.py")]
+    imported = third_party_imports([*code, ROOT / "train.py"])
+    optional = {module_of(line) for line in PROJECT["optional-dependencies"]["tb"]}
+    undeclared = {m: path.name for m, path in imported.items() if m not in declared | optional}
+    assert not undeclared
 
 
 def test_the_promised_extras_exist():
