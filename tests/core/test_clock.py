@@ -13,6 +13,7 @@ from sinewich_jax.core import clock
 from sinewich_jax.errors import ConfigError, SinewichError
 
 TASKS, WIDTH = 4, 6
+frequencies = jax.jit(clock.frequencies)
 
 
 def read_out(seed: int = 0) -> tuple[jax.Array, jax.Array]:
@@ -23,13 +24,13 @@ def read_out(seed: int = 0) -> tuple[jax.Array, jax.Array]:
 def test_frequencies_are_the_written_formula():
     tokens, weights = read_out()
     offset = clock.spread_offsets(TASKS)
-    omega = clock.frequencies(tokens, weights, 50.0, 2.0, offset)
+    omega = frequencies(tokens, weights, 50.0, 2.0, offset)
     expected = [
         50 * (np.tanh(np.maximum(np.asarray(token), 0) @ np.asarray(weights) + o) + 2)
         for token, o in zip(tokens, np.asarray(offset), strict=True)
     ]
     np.testing.assert_allclose(omega, expected, rtol=1e-5)
-    column = clock.frequencies(tokens, weights[:, None], 50.0, 2.0, offset)
+    column = frequencies(tokens, weights[:, None], 50.0, 2.0, offset)
     assert jnp.array_equal(omega, column)
 
 
@@ -45,15 +46,15 @@ def test_t_bound_frequencies_stay_in_their_interval(seed, size, scale, shift):
     tokens, weights = read_out(seed)
     low, high = clock.bounds(scale, shift)
     slack = 1e-6 * high
-    extreme = clock.frequencies(size * tokens, weights, scale, shift)
+    extreme = frequencies(size * tokens, weights, scale, shift)
     assert jnp.all((extreme >= low - slack) & (extreme <= high + slack))
-    mild = clock.frequencies(tokens, 0.1 * weights, scale, shift)
+    mild = frequencies(tokens, 0.1 * weights, scale, shift)
     assert jnp.all((mild > low) & (mild < high))
 
 
 def test_a_silent_net_starts_the_tasks_evenly_spread():
     tokens, weights = jnp.zeros((TASKS, WIDTH)), jnp.ones(WIDTH)
-    omega = clock.frequencies(tokens, weights, 0.5, 2.0, clock.spread_offsets(TASKS))
+    omega = frequencies(tokens, weights, 0.5, 2.0, clock.spread_offsets(TASKS))
     np.testing.assert_allclose(omega, np.linspace(0.6, 1.4, TASKS), rtol=1e-6)
     np.testing.assert_allclose(clock.spread_frequencies(TASKS, 0.5), omega, rtol=1e-6)
     np.testing.assert_allclose(clock.spread_frequencies(2, 50.0, extent=0.5), [75, 125], rtol=1e-6)
@@ -84,7 +85,7 @@ def test_gradients_reach_every_trainable_part():
 
     def total(parts):
         scale, shift = clock.positive(parts["scale"]), clock.above_one(parts["shift"])
-        omega = clock.frequencies(parts["tokens"], parts["weights"], scale, shift)
+        omega = frequencies(parts["tokens"], parts["weights"], scale, shift)
         return jnp.sum(omega * jnp.arange(1, TASKS + 1))
 
     parts = {
@@ -93,7 +94,7 @@ def test_gradients_reach_every_trainable_part():
         "scale": clock.positive_inverse(50.0),
         "shift": clock.above_one_inverse(2.0),
     }
-    for gradient in jax.tree.leaves(jax.grad(total)(parts)):
+    for gradient in jax.tree.leaves(jax.jit(jax.grad(total))(parts)):
         assert jnp.max(jnp.abs(gradient)) > 1e-3
 
 

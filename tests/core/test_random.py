@@ -10,8 +10,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sinewich_jax.core.random import sample_keys
 
 
-def draw(keys: jax.Array) -> np.ndarray:
-    return np.asarray(jax.vmap(lambda key: jax.random.uniform(key, (5,)))(keys))
+@jax.jit
+def draw(keys: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, (5,)))(keys)
 
 
 def test_a_key_is_two_folds_of_the_seed():
@@ -49,7 +50,7 @@ def test_sharding_the_batch_gives_the_same_numbers_under_jit():
 
     @jax.jit
     def compute(step, index):
-        return jax.vmap(lambda key: jax.random.uniform(key, (5,)))(sample_keys(0, step, index))
+        return draw(sample_keys(0, step, index))
 
     np.testing.assert_array_equal(compute(2, index), compute(2, sharded))
     np.testing.assert_array_equal(compute(2, index), draw(sample_keys(0, 2, index)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,13 @@ from sinewich_jax.errors import SinewichError
 
 OUT, IN, RANK = 12, 8, 3
 
+# Compiled as a whole: operation by operation the compiler takes most of the test time.
+awb_kernel = jax.jit(sine.awb_kernel)
+modulate = jax.jit(sine.modulate, static_argnames="lowpass")
+anchored = jax.jit(sine.anchored, static_argnames="lowpass")
+anchor_factors = jax.jit(sine.anchor_factors, static_argnums=(1, 2, 3))
+fold = jax.jit(sine.fold)
+
 
 def normal(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape))
@@ -23,6 +32,7 @@ def factors(seed: int = 0) -> tuple[jax.Array, jax.Array]:
     return normal(OUT, RANK, seed=seed), normal(IN, RANK, seed=seed + 1)
 
 
+@functools.partial(jax.jit, static_argnames="groups")
 def conv(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x,
@@ -55,20 +65,20 @@ def test_awb_entries_are_the_written_sum(mode, size):
         for b in range(RANK):
             rank_one = np.outer(down[:, b], up[:, a])
             expected += dense[:, :, b, a][:, :, None, None] * rank_one
-    kernel = sine.awb_kernel(jnp.asarray(up), jnp.asarray(w), jnp.asarray(down))
+    kernel = awb_kernel(jnp.asarray(up), jnp.asarray(w), jnp.asarray(down))
     assert kernel.shape == (size, size, IN, OUT)
     np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_awb_without_conv_is_one_by_one():
     up, down = factors()
-    np.testing.assert_allclose(sine.awb_kernel(up, None, down), (down @ up.T)[None, None], 1e-6)
+    np.testing.assert_allclose(awb_kernel(up, None, down), (down @ up.T)[None, None], 1e-6)
 
 
 @pytest.mark.parametrize("full", [False, True])
 def test_centre_tap_leaves_the_plain_product_in_the_middle(full):
     up, down = factors()
-    kernel = sine.awb_kernel(up, sine.centre_tap(5, RANK, full=full), down)
+    kernel = awb_kernel(up, sine.centre_tap(5, RANK, full=full), down)
     np.testing.assert_allclose(kernel[2, 2], down @ up.T, rtol=1e-6)
     assert not np.any(np.delete(np.asarray(kernel).reshape(25, IN, OUT), 12, axis=0))
 
@@ -77,9 +87,9 @@ def test_centre_tap_leaves_the_plain_product_in_the_middle(full):
 def test_t_lin_the_fused_convolution_is_the_factored_path(float64, mode, size):
     """T-lin: sin(w M) / w -> M, and convolving with M is down, W, up, borders included."""
     up, down, w = *factors(), spatial_kernel(mode, size)
-    kernel, x = sine.awb_kernel(up, w, down), normal(2, 6, 7, IN, seed=3)
+    kernel, x = awb_kernel(up, w, down), normal(2, 6, 7, IN, seed=3)
     omega = 1e-3
-    slope = sine.modulate(kernel, omega) / omega
+    slope = modulate(kernel, omega) / omega
     error = jnp.linalg.norm(slope - kernel) / jnp.linalg.norm(kernel)
     # The next term of the series is (omega M)^2 / 6, weighted by the entries themselves.
     assert error < omega**2 * jnp.max(kernel**2) / 6
@@ -101,7 +111,7 @@ def test_t_id_the_zero_start_is_the_frozen_network_and_its_frequencies_are_stuck
     frozen, x = normal(IN, OUT, seed=2), normal(5, IN, seed=3)
 
     def network(up, omega):
-        return x @ sine.fold(frozen, sine.modulate(sine.awb_kernel(up, None, down), omega), 4.0)
+        return x @ fold(frozen, modulate(awb_kernel(up, None, down), omega), 4.0)
 
     def loss(up, omega):
         return jnp.sum((network(up, omega) - 1.0) ** 2)
@@ -121,12 +131,12 @@ def test_t_id_the_anchored_start_is_the_frozen_network_bit_for_bit(rank, lowpass
     """Exactly 0.0 under jit and vmap, with the factors fused into the same program."""
 
     def change(up, down, anchor_up, anchor_down, omega):
-        kernel = sine.awb_kernel(up, None, down)
-        anchor = sine.awb_kernel(anchor_up, None, anchor_down)
-        return sine.anchored(kernel, anchor, omega, 3.3, lowpass)
+        kernel = awb_kernel(up, None, down)
+        anchor = awb_kernel(anchor_up, None, anchor_down)
+        return anchored(kernel, anchor, omega, 3.3, lowpass)
 
-    start = sine.anchor_factors(jax.random.key(1), OUT, IN, rank, std=2.0)
-    again = sine.anchor_factors(jax.random.key(1), OUT, IN, rank, std=2.0)
+    start = anchor_factors(jax.random.key(1), OUT, IN, rank, std=2.0)
+    again = anchor_factors(jax.random.key(1), OUT, IN, rank, std=2.0)
     omega = jnp.array([0.6, 1.0, 1.4, 50.0])
     changes = jax.jit(jax.vmap(change, (None,) * 4 + (0,)))(*start, *again, omega)
     assert changes.shape == (4, 1, 1, IN, OUT)
@@ -136,9 +146,7 @@ def test_t_id_the_anchored_start_is_the_frozen_network_bit_for_bit(rank, lowpass
 def test_the_anchored_start_moves_from_the_first_step(float64):
     kernel, omega = normal(1, 1, IN, OUT), 1.3
     direction = normal(1, 1, IN, OUT, seed=5)
-    primal, tangent = jax.jvp(
-        lambda m: sine.anchored(m, kernel, omega, 2.0), (kernel,), (direction,)
-    )
+    primal, tangent = jax.jvp(lambda m: anchored(m, kernel, omega, 2.0), (kernel,), (direction,))
     assert not jnp.any(primal)
     np.testing.assert_allclose(tangent, omega * jnp.cos(omega * kernel) * direction / 2, 1e-12)
 
@@ -146,8 +154,8 @@ def test_the_anchored_start_moves_from_the_first_step(float64):
 @pytest.mark.parametrize("lowpass", [None, sine.LowPass(5, 0.8, "reflect", True)])
 def test_anchored_is_the_difference_of_two_modulations(float64, lowpass):
     kernel, anchor = normal(3, 3, IN, OUT), normal(3, 3, IN, OUT, seed=1)
-    difference = sine.modulate(kernel, 2.1, 3.0, lowpass) - sine.modulate(anchor, 2.1, 3.0, lowpass)
-    changed = sine.anchored(kernel, anchor, 2.1, 3.0, lowpass)
+    difference = modulate(kernel, 2.1, 3.0, lowpass) - modulate(anchor, 2.1, 3.0, lowpass)
+    changed = anchored(kernel, anchor, 2.1, 3.0, lowpass)
     np.testing.assert_allclose(changed, difference, rtol=0, atol=1e-14)
 
 
@@ -161,17 +169,17 @@ def test_anchored_is_the_difference_of_two_modulations(float64, lowpass):
 def test_t_bound_no_entry_exceeds_the_gain(omega, size, gain, lowpass):
     """T-bound: |M_t| <= 1 / gain whatever training does; averaging by a low-pass keeps it."""
     kernel = size * normal(1, 1, IN, OUT)
-    assert jnp.max(jnp.abs(sine.modulate(kernel, omega, gain, lowpass))) <= (1 + 1e-6) / gain
+    assert jnp.max(jnp.abs(modulate(kernel, omega, gain, lowpass))) <= (1 + 1e-6) / gain
 
 
 @pytest.mark.parametrize("lowpass", [None, (7, 1.0)])
 def test_t_vmap_equals_a_loop_over_tasks(lowpass):
     """T-vmap: over (omega_t, x_t), the shared kernel un-batched."""
-    kernel = sine.awb_kernel(*factors()[:1], spatial_kernel("depthwise", 3), factors()[1])
+    kernel = awb_kernel(*factors()[:1], spatial_kernel("depthwise", 3), factors()[1])
     omega, streams = jnp.array([0.5, 1.0, 3.0]), normal(3, 2, 5, 5, IN, seed=9)
 
     def task(omega, x):
-        return conv(x, sine.modulate(kernel, omega, 2.0, lowpass))
+        return conv(x, modulate(kernel, omega, 2.0, lowpass))
 
     together = jax.jit(jax.vmap(task))(omega, streams)
     alone = np.stack([jax.jit(task)(w, x) for w, x in zip(omega, streams, strict=True)])
@@ -181,10 +189,10 @@ def test_t_vmap_equals_a_loop_over_tasks(lowpass):
 @pytest.mark.parametrize("size", [1, 3])
 def test_t_merge_one_task_becomes_plain_weights(float64, size):
     """T-merge: frozen(x) + scale * conv(x, M~_t) is one convolution with the folded kernel."""
-    frozen, update = normal(IN, OUT), sine.modulate(normal(size, size, IN, OUT), 2.0, gain=5.0)
+    frozen, update = normal(IN, OUT), modulate(normal(size, size, IN, OUT), 2.0, gain=5.0)
     x, scale = normal(2, 6, 6, IN, seed=4), 4.0
     adapted = x @ frozen + scale * conv(x, update)
-    folded = sine.fold(frozen, update, scale)
+    folded = fold(frozen, update, scale)
     assert folded.shape == ((IN, OUT) if size == 1 else (size, size, IN, OUT))
     plain = x @ folded if size == 1 else conv(x, folded)
     np.testing.assert_allclose(plain, adapted, rtol=0, atol=1e-12)
@@ -194,16 +202,16 @@ def test_t_merge_a_small_update_sits_in_the_centre_of_a_large_kernel(float64):
     frozen, update = normal(5, 5, IN, OUT), normal(3, 3, IN, OUT, seed=1)
     x = normal(1, 6, 6, IN, seed=4)
     adapted = conv(x, frozen) + 0.5 * conv(x, update)
-    np.testing.assert_allclose(conv(x, sine.fold(frozen, update, 0.5)), adapted, atol=1e-12)
+    np.testing.assert_allclose(conv(x, fold(frozen, update, 0.5)), adapted, atol=1e-12)
 
 
 def test_t_odd_signs_of_factor_and_frequency_cancel():
     """T-odd: (A, omega) and (-A, -omega) are one kernel; omega and -omega are opposite ones."""
     up, down = factors()
-    kernel = sine.awb_kernel(up, None, down)
-    mirrored = sine.awb_kernel(-up, None, down)
-    assert jnp.array_equal(sine.modulate(kernel, 1.7), sine.modulate(mirrored, -1.7))
-    assert jnp.array_equal(sine.modulate(kernel, 1.7), -sine.modulate(kernel, -1.7))
+    kernel = awb_kernel(up, None, down)
+    mirrored = awb_kernel(-up, None, down)
+    assert jnp.array_equal(modulate(kernel, 1.7), modulate(mirrored, -1.7))
+    assert jnp.array_equal(modulate(kernel, 1.7), -modulate(kernel, -1.7))
 
 
 @settings(max_examples=30, deadline=None)
@@ -212,22 +220,20 @@ def test_t_scale_only_the_product_of_frequency_and_kernel_counts(exponent, omega
     """T-scale: (a omega, M / a) is the same kernel, bit for bit when a is a power of two."""
     kernel, a = normal(1, 1, IN, OUT), 2.0**exponent
     omega = jnp.float32(omega)
-    assert jnp.array_equal(sine.modulate(kernel / a, a * omega), sine.modulate(kernel, omega))
+    assert jnp.array_equal(modulate(kernel / a, a * omega), modulate(kernel, omega))
 
 
 def test_a_whole_period_changes_nothing(float64):
     kernel, omega = normal(1, 1, IN, OUT), 3.0
     shifted = kernel.at[0, 0, 2, 5].add(2 * np.pi / omega)
-    np.testing.assert_allclose(
-        sine.modulate(shifted, omega), sine.modulate(kernel, omega), atol=1e-14
-    )
+    np.testing.assert_allclose(modulate(shifted, omega), modulate(kernel, omega), atol=1e-14)
 
 
 def test_narrow_factors_are_computed_in_float32():
     up, down = (x.astype(jnp.bfloat16) for x in factors())
-    kernel = sine.awb_kernel(up, None, down)
+    kernel = awb_kernel(up, None, down)
     assert kernel.dtype == jnp.float32
-    assert sine.modulate(kernel.astype(jnp.bfloat16), 100.0).dtype == jnp.float32
+    assert modulate(kernel.astype(jnp.bfloat16), 100.0).dtype == jnp.float32
     exact = down.astype(jnp.float32) @ up.astype(jnp.float32).T
     np.testing.assert_allclose(kernel[0, 0], exact, rtol=1e-6)
 
@@ -237,9 +243,9 @@ def test_narrow_factors_are_computed_in_float32():
 
 @pytest.mark.parametrize("mu", [0.5, 2.0, 4.0])
 def test_the_anchor_has_the_modulation_index_asked_for(mu):
-    up, down = sine.anchor_factors(jax.random.key(3), 64, 48, 8, std=mu)
+    up, down = anchor_factors(jax.random.key(3), 64, 48, 8, std=mu)
     omega = clock.spread_frequencies(4, scale=0.5)
-    index = sine.modulation_index(sine.awb_kernel(up, None, down), omega)
+    index = sine.modulation_index(awb_kernel(up, None, down), omega)
     assert np.mean(index) == pytest.approx(mu, rel=1e-5)
     np.testing.assert_allclose(index, mu * omega, rtol=1e-5)
     # Neither factor carries all of the size.
