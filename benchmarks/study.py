@@ -42,7 +42,7 @@ class Cell:
     def directory(self, root: Path) -> Path:
         """Where this cell leaves its files."""
         stem = Path(self.config.split(":")[0]).stem
-        variant = (self.config.split(":") + [""])[1] or "sinewich"
+        variant = self.config.partition(":")[2] or "sinewich"
         keys = "_".join(f"{key}={value}" for key, value in self.overrides)
         return root / stem / variant / (keys or "default")
 

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import ROOT, Cell, result, run
 from sinewich_jax.report import study as tables
+
+from benchmarks.study import ROOT, Cell, result, run
 from sinewich_jax.tasks import delta_m
 
 CONFIG = "configs/scenes.py"
@@ -57,9 +58,7 @@ def tuning_cells(method: str) -> dict[float, Cell]:
     """The cells that choose a method's rate, by rate."""
     keys, grid = GRIDS[method]
     return {
-        rate: Cell(
-            f"{CONFIG}:{method}", (*((key, rate) for key in keys), ("seed", TUNING_SEED))
-        )
+        rate: Cell(f"{CONFIG}:{method}", (*((key, rate) for key in keys), ("seed", TUNING_SEED)))
         for rate in grid
     }
 

@@ -72,6 +72,7 @@ class Config:
       data_dir: folder of the data set; None lets the data set look where it looks by default.
       image_size: height and width; None keeps the data set's own.
       train_size: number of training examples; None takes all.
+      eval_split: split that is scored; None takes the data set's ``val`` (or ``test`` without one).
       eval_size: number of evaluation examples; None takes all.
       tasks: task names, in the order of every task axis.
       channels: pairs of task and head width, where a data set differs from the task's default
@@ -116,6 +117,7 @@ class Config:
     data_dir: str | None = None
     image_size: tuple[int, int] | None = None
     train_size: int | None = None
+    eval_split: str | None = None
     eval_size: int | None = None
     tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
     channels: tuple[tuple[str, int], ...] = ()

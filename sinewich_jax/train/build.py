@@ -291,10 +291,17 @@ def open_source(config: Config, part: str) -> data.DataSource:
       DataError: the data is absent or not what it should be.
     """
     size = config.train_size if part == "train" else config.eval_size
-    split = part if part == "train" else EVAL_SPLITS.get(config.data, "val")
+    split = part
+    if part == "eval":
+        split = config.eval_split or EVAL_SPLITS.get(config.data, "val")
     options: dict[str, Any] = {}
     if config.data == "scenes":
-        options["counts"] = {"train": config.train_size or 2048, "val": config.eval_size or 256}
+        evaluated = config.eval_size or 256
+        options["counts"] = {
+            "train": config.train_size or 2048,
+            "val": evaluated,
+            "test": evaluated,
+        }
     elif size is not None:
         split = f"{split}[:{size}]"
     return data.load(
