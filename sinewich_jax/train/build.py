@@ -32,13 +32,14 @@ _TASK_KINDS = {"sinewich": "sine", "lora": "lora", "lora_gain": "gain", "lora_sp
 _CLOCK_SCALE = {"anchored": 0.5, "zero": 50.0}
 _MOBILENET_FILE = "weights/mobilenet_v2_imagenet_int8.npz"
 
-# Wide kernels are cut along their output (or, where the next product contracts it, their input), so
-# that a block needs one reduction; everything that trains is small and stays whole. The pattern of
-# Megatron-LM (Shoeybi et al. 2019): fc1 and qkv by columns, fc2 and proj by rows.
+# The two wide kernels of an MLP are cut so that a block needs one reduction: fc1 by columns, fc2 by
+# rows (Megatron-LM, Shoeybi et al. 2019). The fused qkv stays whole: its columns are thirds of
+# heads, which a mesh axis does not divide evenly in every stage. All that trains stays whole: it is
+# small.
 SHARDING_RULES = (
-    (r"backbone/stage\d+_block\d+/(qkv|fc1)/kernel", PartitionSpec(None, "model")),
-    (r"backbone/stage\d+_block\d+/(qkv|fc1)/bias", PartitionSpec("model")),
-    (r"backbone/stage\d+_block\d+/(proj|fc2)/kernel", PartitionSpec("model", None)),
+    (r"backbone/stage\d+_block\d+/fc1/kernel", PartitionSpec(None, "model")),
+    (r"backbone/stage\d+_block\d+/fc1/bias", PartitionSpec("model")),
+    (r"backbone/stage\d+_block\d+/fc2/kernel", PartitionSpec("model", None)),
     (r".*", PartitionSpec()),
 )
 

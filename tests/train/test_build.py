@@ -1,0 +1,173 @@
+"""The real model in the loop: every config builds, meshes agree, wrong words are named."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+
+import jax
+import numpy as np
+import pytest
+
+from sinewich_jax import config as configs
+from sinewich_jax import data, parallel
+from sinewich_jax.core import trees
+from sinewich_jax.data import pipeline, scenes
+from sinewich_jax.errors import CheckpointError, ConfigError
+from sinewich_jax.storage import arrays
+from sinewich_jax.train import build, setup, step
+
+STEPS = 20
+METHODS = ("sinewich", "zero", "decoder_only", "lora", "lora_gain", "lora_split", "full_ft")
+
+
+def get_config(arg: str, name: str = "scenes") -> configs.Config:
+    module = importlib.import_module(f"configs.{name}")
+    return configs.from_config_dict(module.get_config(arg))
+
+
+@functools.cache
+def small_scenes() -> data.DataSource:
+    rendered = scenes.render_many(range(16), 32, 32)
+    return data.from_arrays(
+        {"image": rendered["image"], **rendered["labels"]}, channels={"semseg": 8}
+    )
+
+
+def batches(config: configs.Config, count: int) -> list[dict]:
+    stream = pipeline.batches(small_scenes(), config.tasks, config.batch_size, config.seed)
+    return [stream.batch_at(number) for number in range(count)]
+
+
+def make(config: configs.Config, devices: int, **mesh: int):
+    grid = parallel.make_mesh(**mesh, devices=jax.devices()[:devices])
+    made = setup.set_up(config, grid, build.experiment(config))
+    return made, step.make_train_step(made.experiment, made.tx, made.placed, grid, config.seed)
+
+
+@functools.cache
+def losses(devices: int, data: int = 1, model: int = 1) -> np.ndarray:
+    config = dataclasses.replace(get_config("debug"), steps=STEPS, batch_size=8)
+    made, run = make(config, devices, data=data, model=model)
+    state, values = made.placed.state, []
+    for batch in batches(config, STEPS):
+        state, metrics = run(state, made.placed.constants, parallel.put_batch(batch, made.mesh))
+        values.append(metrics["loss"])
+    return np.asarray(jax.device_get(values))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("across", "model"), [(8, 1), (4, 2)])
+def test_first_losses_on_eight_devices_equal_those_of_one(across, model):
+    alone = losses(1)
+    assert np.isfinite(alone).all() and alone[-1] < alone[0]
+    np.testing.assert_allclose(losses(8, across, model), alone, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_a_step(method):
+    config = get_config(f"{method},debug")
+    made, run = make(config, 1)
+    batch = parallel.put_batch(batches(config, 1)[0], made.mesh)
+    _, metrics = run(made.placed.state, made.placed.constants, batch)
+    assert all(np.isfinite(float(value)) for value in metrics.values())
+    assert {f"loss/{task}" for task in config.tasks} <= metrics.keys()
+
+
+@pytest.mark.parametrize("name", ["scenes", "ccp", "kitchen"])
+def test_methods_of_a_config_have_equal_parameters(name):
+    counts = {}
+    for method in ("sinewich", "zero", "lora", "lora_gain", "lora_split"):
+        variant = "" if name != "scenes" and method == "sinewich" else method
+        config = dataclasses.replace(get_config(variant, name), backbone_weights="random")
+        counts[method] = setup.parameter_counts(build.experiment(config))["trainable"]
+    gains = counts.pop("lora_gain")
+    assert len(set(counts.values())) == 1, counts
+    # One scalar a task for every linear map that has a task kernel: eight of them in Swin.
+    assert 0 < gains - counts["lora"] <= 48
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path):
+    config = get_config("debug")
+    made = build.experiment(config)
+    flat = {
+        path.removeprefix("backbone/"): np.zeros(leaf.shape, np.float32)
+        for path, leaf in trees.flatten_paths(jax.eval_shape(made.init)["params"]).items()
+        if path.startswith("backbone/") and "lora_" not in path and "/task/" not in path
+    }
+    path = tmp_path / "weights.safetensors"
+
+    def init(leaves):
+        arrays.save_safetensors(path, leaves)
+        changed = dataclasses.replace(config, backbone_weights=str(path))
+        return jax.eval_shape(build.experiment(changed).init)
+
+    init(flat)
+    name, leaf = next(iter(flat.items()))
+    with pytest.raises(CheckpointError, match="lack 1 parameters"):
+        init({key: value for key, value in flat.items() if key != name})
+    with pytest.raises(CheckpointError, match=r"'backbone/extra'"):
+        init({**flat, "extra": leaf})
+    with pytest.raises(CheckpointError, match="of shape"):
+        init({**flat, name: np.zeros((*leaf.shape, 2), np.float32)})
+    with pytest.raises(CheckpointError, match="is no file"):
+        build.backbone_weights(dataclasses.replace(config, backbone_weights="nowhere"))
+    with pytest.raises(ConfigError, match="no weights are shipped for backbone 'swin_t'"):
+        build.backbone_weights(
+            dataclasses.replace(config, backbone="swin_t", backbone_weights="shipped")
+        )
+
+
+def test_words_and_widths_that_do_not_fit_are_named():
+    config = get_config("debug")
+    with pytest.raises(ConfigError, match=r"'swint' \(did you mean 'swin_t'\?\)"):
+        build.experiment(dataclasses.replace(config, backbone="swint"))
+    with pytest.raises(ConfigError, match="rank=8 does not divide by 6 tasks"):
+        build.experiment(dataclasses.replace(config, method="lora_split", rank=8))
+
+
+def test_a_head_of_another_width_than_the_data_needs_is_refused(monkeypatch):
+    config = dataclasses.replace(get_config("debug"), channels=(("semseg", 5),))
+    monkeypatch.setattr(build, "open_source", lambda config, part: small_scenes())
+    with pytest.raises(ConfigError, match=r"channels\.semseg=8"):
+        _ = build.experiment(config).train_source
+
+
+def test_rates_and_decay_follow_the_kind_of_parameter():
+    config = dataclasses.replace(
+        get_config("debug"),
+        learning_rate=1.0,
+        warmup_steps=0,
+        adapter_lr_mult=2.0,
+        task_lr_mult=5.0,
+    )
+    made = build.experiment(config)
+    params = {
+        "backbone": {"b": {"fc1": {"lora_up": np.ones((2, 2)), "task": {"up": np.ones((2, 2))}}}},
+        "clock": {"tokens": np.ones((2, 2))},
+        "decoder": {"base": np.ones((2, 2)), "norm": {"scale": np.ones(2)}},
+    }
+    zero = jax.tree.map(np.zeros_like, params)
+    tx = made.optimizer(config, params)
+    updates, _ = tx.update(zero, tx.init(params), params)
+    flat = {path: -float(np.max(leaf)) for path, leaf in trees.flatten_paths(updates).items()}
+    decay = config.weight_decay
+    assert flat == pytest.approx(
+        {
+            "backbone/b/fc1/lora_up": 2 * decay,
+            "backbone/b/fc1/task/up": 0.0,
+            "clock/tokens": 0.0,
+            "decoder/base": decay,
+            "decoder/norm/scale": 0.0,
+        }
+    )
+    ones = jax.tree.map(np.ones_like, params)
+    updates, _ = made.optimizer(dataclasses.replace(config, weight_decay=0.0), params).update(
+        ones, tx.init(params), params
+    )
+    flat = {path: -float(np.max(leaf)) for path, leaf in trees.flatten_paths(updates).items()}
+    assert flat["backbone/b/fc1/lora_up"] == pytest.approx(2.0, rel=1e-3)
+    assert flat["backbone/b/fc1/task/up"] == pytest.approx(5.0, rel=1e-3)
+    assert flat["decoder/base"] == pytest.approx(1.0, rel=1e-3)
