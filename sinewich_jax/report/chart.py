@@ -113,7 +113,7 @@ def draw_chart(
 
 
 def ticks(low: float, high: float, log: bool) -> list[tuple[float, str]]:
-    """Round values inside a range, with their texts; three to seven of them.
+    """Round values inside a range, with their texts; three to eight of them.
 
     Args:
       low: begin of the range.
@@ -128,10 +128,11 @@ def ticks(low: float, high: float, log: bool) -> list[tuple[float, str]]:
             if len(inside) >= 3:
                 every = -(-len(inside) // 7)
                 return [(v, f"{v:g}") for v in inside[::every]]
-    rough = (high - low) / 5
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(s * power for s in (1, 2, 5, 10) if s * power >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    power = 10.0 ** math.floor(math.log10(high - low))
+    for step in (s * power for s in (5, 2, 1, 0.5, 0.2)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        if last - first >= 2:
+            break
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     return [(k * step, f"{k * step:,.{digits}f}") for k in range(first, last + 1)]
 

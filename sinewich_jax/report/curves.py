@@ -30,7 +30,7 @@ def write_curves(workdir: str | os.PathLike[str]) -> Path | None:
       The path of the picture; None when there is no ``metrics.jsonl`` or no training step in it.
 
     Raises:
-      DataError: a line of the file is no JSON object.
+      DataError: a line of the file is no record.
     """
     workdir = Path(workdir)
     if not (workdir / METRICS_FILE).exists():
@@ -43,16 +43,19 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The records of a ``metrics.jsonl``, messages included.
 
     Raises:
-      DataError: a line is no JSON object.
+      DataError: a line is no JSON object with a step.
     """
     records = []
     for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
         try:
             record = json.loads(line)
-        except ValueError as error:
+        except ValueError:
+            record = None
+        if not isinstance(record, dict) or "step" not in record:
             raise DataError(
-                f"{path}, line {number} is no JSON object ({error}); remove the line."
-            ) from error
+                f"{path}, line {number} is {line[:60]!r}, expected a JSON object with a step; "
+                "remove the line."
+            )
         records.append(record)
     return records
 
