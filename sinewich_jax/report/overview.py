@@ -53,13 +53,15 @@ def draw_overview(
     tall, wide = 2 * height + GAP, 2 * width + GAP
     top = canvas.MARGIN + 26
     first = canvas.MARGIN + wide + GAP + LABELS
+    names = [task.name.replace("_", " ") for task in task_list]
+    # A tall image makes tiles narrower than the names above them.
+    pitch = GAP + max(width, *(canvas.text_width(name) + 4 for name in names))
     page = canvas.sheet(
-        first + len(task_list) * (width + GAP) - GAP + canvas.MARGIN,
+        first + len(task_list) * pitch - GAP + canvas.MARGIN,
         top + len(examples) * (tall + BETWEEN) - BETWEEN + canvas.MARGIN,
     )
     titles = [("input", canvas.MARGIN + wide / 2)]
-    for column, task in enumerate(task_list):
-        titles.append((task.name.replace("_", " "), first + column * (width + GAP) + width / 2))
+    titles += [(name, first + i * pitch + (pitch - GAP) / 2) for i, name in enumerate(names)]
     for text, x in titles:
         canvas.write(page, (x, top - 8), text, canvas.BODY, anchor="ms", bold=True)
     for example in examples:
@@ -74,7 +76,8 @@ def draw_overview(
                 task.picture(canvas.shown(np.asarray(example["labels"][task.name]), valid), valid),
             )
             for row, picture in enumerate(rows):
-                at = (first + column * (width + GAP), top + row * (height + GAP))
+                left = first + column * pitch + (pitch - GAP - width) // 2
+                at = (left, top + row * (height + GAP))
                 page.paste(canvas.tile(picture, (height, width)), at)
         top += tall + BETWEEN
     return page

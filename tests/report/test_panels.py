@@ -150,6 +150,19 @@ def test_the_overview_is_a_grid_of_predictions_above_truths(count):
             np.testing.assert_array_equal(found, expected)
 
 
+def test_names_wider_than_the_tiles_of_a_tall_image_get_room():
+    parts = tasks.make("human_parts", channels=5)
+    rows = [examples.example([parts, SEMSEG], 200, 50)]
+    page = np.asarray(overview.draw_overview([parts, SEMSEG], rows))
+    tile, gap = 40, overview.GAP
+    first = canvas.MARGIN + 2 * tile + gap + gap + overview.LABELS
+    pitch = canvas.text_width("human parts") + 4 + gap
+    left = first + pitch + (pitch - gap - tile) // 2
+    expected = canvas.tile(SEMSEG.picture(rows[0]["predictions"]["semseg"]), (160, tile))
+    top = canvas.MARGIN + 26
+    np.testing.assert_array_equal(page[top : top + 160, left : left + tile], expected)
+
+
 def test_what_is_missing_is_named(tmp_path):
     example = examples.example([SEMSEG])
     with pytest.raises(SinewichError, match="at least one example and one task, got 0 examples"):
