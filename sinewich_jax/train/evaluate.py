@@ -41,8 +41,8 @@ class Evaluator:
         experiment, placed, mesh = setup.experiment, setup.placed, setup.mesh
         self.setup = setup
         self._experiment, self._mesh, self._batch_size = experiment, mesh, batch_size
-        self._step = steps.make_eval_step(experiment, placed, mesh)
         self._forward = steps.make_forward(experiment, placed, mesh)
+        self._measure = steps.make_metric_step(experiment.tasks, mesh)
         self._diagnose = jax.jit(
             lambda params, model_state, constants: experiment.model.apply(
                 states.join_variables(params, model_state, constants), method="diagnostics"
@@ -60,7 +60,7 @@ class Evaluator:
         return _merge(
             self._experiment.tasks,
             (
-                self._step(state.params, state.model_state, constants, batch)
+                self._measure(self._logits(state, constants, batch["image"]), batch)
                 for batch in self._batches()
             ),
         )
@@ -78,9 +78,17 @@ class Evaluator:
         if path.exists():
             return _from_json(json.loads(path.read_text(encoding="utf-8")))
         maps = mean_labels(self._experiment.tasks, self._experiment.train_source)
-        maps = jax.device_put(maps, parallel.replicated(self._mesh))
-        step = steps.make_constant_eval_step(self._experiment.tasks, self._mesh)
-        scores = _merge(self._experiment.tasks, (step(maps, batch) for batch in self._batches()))
+        rows = parallel.local_slice(self._mesh, self._batch_size)
+        logits = parallel.put_batch(
+            {
+                name: np.broadcast_to(value, (rows.stop - rows.start, *value.shape))
+                for name, value in maps.items()
+            },
+            self._mesh,
+        )
+        scores = _merge(
+            self._experiment.tasks, (self._measure(logits, batch) for batch in self._batches())
+        )
         if parallel.is_main_process():
             storage.write_json(path, _to_json(scores))
         return scores
@@ -93,12 +101,7 @@ class Evaluator:
         Only of the rows that this process feeds; the main process holds the first ones.
         """
         host = next(self._host_batches())
-        logits = self._forward(
-            state.params,
-            state.model_state,
-            constants,
-            parallel.put_batch(host["image"], self._mesh),
-        )
+        logits = self._logits(state, constants, parallel.put_batch(host["image"], self._mesh))
         predictions = {
             task.name: np.asarray(task.predict(_local_rows(logits[task.name])))
             for task in self._experiment.tasks
@@ -114,6 +117,9 @@ class Evaluator:
             }
             for row in range(count)
         ]
+
+    def _logits(self, state: states.TrainState, constants: Any, image: jax.Array) -> Any:
+        return self._forward(state.params, state.model_state, constants, image)
 
     def _host_batches(self) -> Iterator[Any]:
         return pipeline.eval_batches(

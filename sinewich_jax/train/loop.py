@@ -117,7 +117,8 @@ def train(
         batches = stream.iterate(first_step, config.steps, threads=config.workers)
 
         # ---- Training ------------------------------------------------------------------------
-        with writers.make_writers(workdir, config.steps, first_step) as writer:
+        shown = [f"eval/{task.name}/{task.primary}" for task in experiment.tasks]
+        with writers.make_writers(workdir, config.steps, first_step, shown) as writer:
             guard = monitor.NanGuard(workdir, stream.source_index, parallel.is_main_process())
             collapsed = False
             with contextlib.closing(batches), signals.StopRequest() as stop:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -104,65 +103,40 @@ def make_forward(experiment: Any, placed: states.Placed, mesh: Mesh) -> Callable
         variables = states.join_variables(params, model_state, constants)
         return experiment.model.apply(variables, experiment.normalise(image), train=False)
 
+    shardings = placed.shardings
     return jax.jit(
         forward,
-        in_shardings=(*_model_shardings(placed), _batch_sharding(mesh)),
+        in_shardings=(
+            shardings.params,
+            shardings.model_state,
+            placed.constant_shardings,
+            _batch_sharding(mesh),
+        ),
         out_shardings=_batch_sharding(mesh),
     )
 
 
-def make_eval_step(experiment: Any, placed: states.Placed, mesh: Mesh) -> Callable[..., Any]:
-    """Builds ``eval_step(params, model_state, constants, batch) -> {task: metric state}``.
+def make_metric_step(tasks: Sequence[Any], mesh: Mesh) -> Callable[..., Any]:
+    """Builds ``metric_step(logits, batch) -> {task: metric state}``.
 
-    The states are replicated and cover the whole global batch, so that every process holds the
-    same; they merge over batches on the host.
+    Apart from the forward pass, so that the model is compiled once for scores and pictures, and
+    the same step scores a constant prediction.  The states are replicated and cover the whole
+    global batch: every process holds the same; they merge over batches on the host.
     """
-    metrics = {task.name: task.metric() for task in experiment.tasks}
-
-    def eval_step(params: Any, model_state: Any, constants: Any, batch: Batch) -> Any:
-        variables = states.join_variables(params, model_state, constants)
-        logits = experiment.model.apply(
-            variables, experiment.normalise(batch["image"]), train=False
-        )
-        return update_metrics(metrics, logits, batch)
-
-    return jax.jit(
-        eval_step,
-        in_shardings=(*_model_shardings(placed), _batch_sharding(mesh)),
-        out_shardings=parallel.replicated(mesh),
-    )
-
-
-def make_constant_eval_step(tasks: Sequence[Any], mesh: Mesh) -> Callable[..., Any]:
-    """Builds ``step(constants, batch)``: scores one fixed prediction map a task, [H, W, C]."""
     metrics = {task.name: task.metric() for task in tasks}
 
-    def eval_step(constants: dict[str, jax.Array], batch: Batch) -> Any:
-        rows = batch["image"].shape[0]
-        logits = {
-            name: jnp.broadcast_to(value, (rows, *value.shape)) for name, value in constants.items()
+    def metric_step(logits: dict[str, jax.Array], batch: Batch) -> Any:
+        return {
+            name: metric.update(logits[name], batch["labels"][name], batch["valid"][name])
+            for name, metric in metrics.items()
         }
-        return update_metrics(metrics, logits, batch)
 
     return jax.jit(
-        eval_step,
-        in_shardings=(parallel.replicated(mesh), _batch_sharding(mesh)),
+        metric_step,
+        in_shardings=(_batch_sharding(mesh), _batch_sharding(mesh)),
         out_shardings=parallel.replicated(mesh),
     )
-
-
-def update_metrics(metrics: dict[str, Any], logits: dict[str, jax.Array], batch: Batch) -> Any:
-    """The metric state of one batch for each task."""
-    return {
-        name: metric.update(logits[name], batch["labels"][name], batch["valid"][name])
-        for name, metric in metrics.items()
-    }
 
 
 def _batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
-
-
-def _model_shardings(placed: states.Placed) -> tuple[Any, Any, Any]:
-    shardings = placed.shardings
-    return shardings.params, shardings.model_state, placed.constant_shardings

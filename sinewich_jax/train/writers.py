@@ -98,14 +98,19 @@ class ConsoleWriter:
     """A progress bar on a terminal; plain lines where there is none (a log file, a pipe).
 
     Shows the loss, images a second and the time left.
+
+    Args:
+      total_steps: length of the bar.
+      from_step: where it begins.
+      shown: names of evaluation scores to print; the files hold all.
     """
 
-    def __init__(self, total_steps: int, from_step: int = 0) -> None:
+    def __init__(self, total_steps: int, from_step: int = 0, shown: Sequence[str] = ()) -> None:
         from rich import progress
         from rich.console import Console
 
         self._console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-        self._total = total_steps
+        self._total, self._shown = total_steps, tuple(shown)
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
             progress.BarColumn(),
@@ -130,9 +135,9 @@ class ConsoleWriter:
             if not self._console.is_terminal:
                 self._console.print(f"step {step}/{self._total}  {numbers}")
         shown = [
-            f"{key.removeprefix('eval/')} {value:.4f}"
-            for key, value in scalars.items()
-            if key.startswith("eval/") and value is not None
+            f"{key.removeprefix('eval/')} {scalars[key]:.4f}"
+            for key in self._shown
+            if scalars.get(key) is not None
         ]
         if shown:
             self._console.print(f"step {step}  " + "  ".join(shown))
@@ -172,20 +177,23 @@ class Writers:
             writer.close()
 
 
-def make_writers(workdir: Path, total_steps: int, from_step: int = 0) -> Writers:
+def make_writers(
+    workdir: Path, total_steps: int, from_step: int = 0, shown: Sequence[str] = ()
+) -> Writers:
     """All writers that this process should have.
 
     Args:
       workdir: gets ``metrics.jsonl`` and, where ``tensorboardX`` is installed, event files.
       total_steps: length of the progress bar.
       from_step: the step from which the run goes on.
+      shown: names of evaluation scores for the terminal.
     """
     if not parallel.is_main_process():
         return Writers([])
     writers: list[Writer] = [JsonlWriter(workdir / METRICS_FILE, from_step)]
     if importlib.util.find_spec("tensorboardX"):
         writers.append(TensorBoardWriter(workdir / "tensorboard", from_step))
-    return Writers([*writers, ConsoleWriter(total_steps, from_step)])
+    return Writers([*writers, ConsoleWriter(total_steps, from_step, shown)])
 
 
 def announce(text: str) -> None:

@@ -53,10 +53,10 @@ def test_jsonl_resumes_without_what_came_after_the_checkpoint(tmp_path):
 
 
 def test_console_prints_plain_lines_where_there_is_no_terminal(capsys):
-    writer = writers.ConsoleWriter(100)
+    writer = writers.ConsoleWriter(100, shown=["eval/depth/rmse", "eval/depth/none"])
     writer.write(10, {"loss": 2.0, "images_per_second": 50.0, "eta_seconds": 3723.0})
     writer.write(20, {"loss": 1.0, "images_per_second": math.nan, "eta_seconds": math.nan})
-    writer.write(20, {"eval/depth/rmse": 0.5, "eval/depth/none": None})
+    writer.write(20, {"eval/depth/rmse": 0.5, "eval/depth/none": None, "eval/depth/other": 1.0})
     writer.note(20, "warning", "collapsed [here]")
     writer.close()
     assert capsys.readouterr().err.splitlines() == [
