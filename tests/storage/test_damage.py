@@ -12,7 +12,7 @@ import pytest
 
 from sinewich_jax.errors import CheckpointError
 from sinewich_jax.storage import CheckpointStore
-from sinewich_jax.storage.manifest import MANIFEST
+from sinewich_jax.storage.manifest import MANIFEST, verify, write_manifest
 
 TREE = {"w": jnp.arange(2000.0), "b": jnp.ones(3)}
 # Orbax writes these two after the manifest, and nothing of the state is in them: a flipped digit
@@ -164,3 +164,16 @@ def test_damage_while_the_writer_is_open(copy):
         store.wait()
         assert store.restore_latest(target()).step == 3
     assert store.steps() == [1, 2, 3]
+
+
+def test_a_manifest_sealed_before_orbax_named_its_handlers(tmp_path):
+    """Orbax fills ``item_handlers`` in while the step is being committed, sometimes after us."""
+    metadata = tmp_path / "_CHECKPOINT_METADATA"
+    (tmp_path / "data").write_bytes(b"leaf")
+    metadata.write_text(json.dumps({"item_handlers": None}), encoding="utf-8")
+    write_manifest(tmp_path, 1, {"params": {"w": "float32[1]"}})
+    metadata.write_text(json.dumps({"item_handlers": {"params": "x"}}), encoding="utf-8")
+    assert verify(tmp_path).step == 1
+    metadata.write_text("{", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="_CHECKPOINT_METADATA cannot be read"):
+        verify(tmp_path)
