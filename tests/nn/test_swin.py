@@ -74,8 +74,7 @@ def test_equals_transformers_on_odd_sizes():
         assert_close(output, fixture[f"hidden/{stage + 1}"].transpose(0, 2, 3, 1))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("partition", ["fit", "always"])
+@pytest.mark.parametrize("partition", ["fit", pytest.param("always", marks=pytest.mark.slow)])
 def test_equals_transformers_at_448(partition):
     """All stages are larger than a window there, so both partitions mean the same."""
     fixture, golden = official.load("swin_w7"), official.load("swin_448")
@@ -218,7 +217,14 @@ def deep_results(scan: bool, remat: bool) -> tuple[list, dict]:
     return features, flatten_paths(gradients)
 
 
-@pytest.mark.parametrize(("scan", "remat"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("scan", "remat"),
+    [
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+        (True, True),
+    ],
+)
 def test_scan_and_remat_change_nothing(scan, remat):
     features, gradients = deep_results(scan, remat)
     plain_features, plain_gradients = deep_results(False, False)
