@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_ROOMS = ("core", "data", "errors", "merging", "nn", "parallel", "report", "storage", "tasks", "train")
+_ROOMS = ("core", "data", "errors", "merging", "nn", "parallel", "report", "storage")
+_ROOMS += ("tasks", "train")
 
 __all__ = ["__version__", *_ROOMS]
 

@@ -88,7 +88,7 @@ def verify(folder: Path, under: str = "") -> Manifest:
             raise _damaged(folder, name, f"has {size} bytes, expected {expected['bytes']}")
         if _measure(path) != expected:
             raise _damaged(folder, name, "differs from its checksum")
-    # Orbax may fill in its handlers after the manifest was sealed; then there is nothing to compare.
+    # Orbax may name its handlers after the manifest was sealed: then there is nothing to compare.
     handlers = _handlers(folder / _STEP_METADATA)
     if body["handlers"] is not None and handlers != body["handlers"]:
         raise _damaged(folder, _STEP_METADATA, "differs from what was saved")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.resources
 import re
 from collections.abc import Sequence
@@ -68,12 +69,12 @@ class Experiment:
         augment = data.Augment(**dataclasses.asdict(self.config.augment))
         return None if augment == data.Augment() else augment
 
-    @property
+    @functools.cached_property
     def train_source(self) -> data.DataSource:
         """The training examples; opened (and, for scenes, rendered once) on first use."""
         return self._source("train")
 
-    @property
+    @functools.cached_property
     def eval_source(self) -> data.DataSource:
         """The evaluation examples."""
         return self._source("eval")

@@ -213,7 +213,7 @@ def test_every_method_runs_with_the_same_decoder(kind):
             {"params": jax.random.key(0), "anchor": jax.random.key(1)}, jnp.zeros((1, 32, 32, 3))
         )
     )
-    outputs = model.apply(fake_params(shapes), IMAGE)
+    outputs, _ = model.apply(fake_params(shapes), IMAGE, train=True, mutable=["batch_stats"])
     assert all(np.isfinite(np.asarray(output)).all() for output in outputs.values())
     assert ("anchor" in shapes) is False
 

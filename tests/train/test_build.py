@@ -144,10 +144,11 @@ def test_rates_and_decay_follow_the_kind_of_parameter():
         task_lr_mult=5.0,
     )
     made = build.experiment(config)
+    square = np.ones((2, 2), np.float32)
     params = {
-        "backbone": {"b": {"fc1": {"lora_up": np.ones((2, 2)), "task": {"up": np.ones((2, 2))}}}},
-        "clock": {"tokens": np.ones((2, 2))},
-        "decoder": {"base": np.ones((2, 2)), "norm": {"scale": np.ones(2)}},
+        "backbone": {"b": {"fc1": {"lora_up": square, "task": {"up": square}}}},
+        "clock": {"tokens": square},
+        "decoder": {"base": square, "norm": {"scale": np.ones(2, np.float32)}},
     }
     zero = jax.tree.map(np.zeros_like, params)
     tx = made.optimizer(config, params)

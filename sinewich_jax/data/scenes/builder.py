@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import os
 import pathlib
 import types
@@ -26,7 +27,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from PIL import Image
 from tqdm import tqdm
 
@@ -189,15 +189,16 @@ def _is_prepared(path: pathlib.Path) -> bool:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps TFDS from announcing downloads, custom configs and two bars for what is one loop."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     tfds.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         tfds.enable_progress_bar()
-        logging.set_verbosity(verbosity)
+        logger.setLevel(level)
 
 
 class SceneSource:
