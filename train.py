@@ -71,9 +71,10 @@ def _run() -> int:
         print(json.dumps({**counts, "method": config.method, "tasks": list(config.tasks)}))
         return 0
 
-    from sinewich_jax.train import cache, loop
+    from sinewich_jax.train import cache, loop, memory
 
     cache.enable_compilation_cache()
+    memory.keep_freed_memory()
     workdir = _workdir()
     outcome = loop.train(config, workdir, references=_REFERENCE.value)
     if outcome.status == "finished":
@@ -83,9 +84,10 @@ def _run() -> int:
 
 def _pretrain() -> int:
     """Configs with an ``objective`` make a backbone instead of training tasks."""
-    from sinewich_jax.train import cache, pretrain
+    from sinewich_jax.train import cache, memory, pretrain
 
     cache.enable_compilation_cache()
+    memory.keep_freed_memory()
     results = pretrain.run(pretrain.PretrainConfig.from_dict(_CONFIG.value.to_dict()), _workdir())
     print(json.dumps(results))
     return 0
