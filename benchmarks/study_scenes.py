@@ -17,9 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sinewich_jax.report import study as tables
-
 from benchmarks.study import ROOT, Cell, result, run
+from sinewich_jax.report import study as tables
 from sinewich_jax.tasks import delta_m
 
 CONFIG = "configs/scenes.py"
@@ -160,7 +159,7 @@ def main_table(complete: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
             [
                 task,
                 f"{row['metric']} {'up' if row['higher_is_better'] else 'down'}",
-                tables.number(row["baseline"]),
+                f"{row['baseline']:.3f}",
                 tables.mean_spread(other) if other else tables.NOT_RUN,
                 tables.mean_spread(values),
                 f"{ratio:.2f}",

@@ -37,6 +37,7 @@ BASE = {
 METHODS = ("zero", "decoder_only", "lora", "lora_gain", "lora_split")
 
 VARIANTS = {
+    "sinewich": {},
     **{name: SCENES[name] for name in METHODS},
     "debug": {
         "train_size": 4,
