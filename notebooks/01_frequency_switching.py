@@ -73,21 +73,29 @@ plt.rcParams.update(
         "axes.spines.top": False,
         "axes.titlesize": 10,
         "figure.constrained_layout.use": True,
-        "figure.dpi": 90,
+        "figure.dpi": 80,
         "font.size": 9,
+        "image.interpolation": "nearest",
         "legend.frameon": False,
     }
 )
 
+
+def show(axis, picture, **labels):
+    axis.imshow(picture, **{"cmap": "RdBu_r", "vmin": -1, "vmax": 1, **labels.pop("scale", {})})
+    axis.set(xticks=[], yticks=[], **labels)
+    axis.spines[:].set_visible(False)
+
+
 # %% [markdown]
 # ## 1. The kernel and the sine
 #
-# $M$ is fused from its factors first, then bent. We take 64 channels, rank 2, $W$ left out
+# $M$ is fused from its factors first, then bent. We take 48 channels, rank 2, $W$ left out
 # (a $1\times1$ kernel does not need it) and entries of standard deviation 1. Channels have no
 # order, so we may sort them such that the eye sees the structure; the sine does not care.
 
 # %%
-CHANNELS, RANK = 64, 2
+CHANNELS, RANK = 48, 2
 
 
 def by_angle(factor):
@@ -108,10 +116,8 @@ entries = np.linspace(-3, 3, 601)
 
 fig, axes = plt.subplots(2, len(dial), figsize=(11, 4.4), height_ratios=(3, 2), sharey="row")
 for (above, below), omega, picture, rank in zip(axes.T, dial, kernels, ranks, strict=True):
-    peak = float(jnp.abs(picture).max())
-    above.imshow(picture.T, cmap="RdBu_r", vmin=-peak, vmax=peak)
-    above.set(title=f"$\\omega$ = {omega:g}\neffective rank {rank:.1f}", xticks=[], yticks=[])
-    above.set_xlabel("input channel")
+    title = f"$\\omega$ = {omega:g}\neffective rank {rank:.1f}"
+    show(above, picture.T / jnp.abs(picture).max(), title=title, xlabel="input channel")
     below.hist(kernel.ravel(), bins=60, range=(-3, 3), density=True, color="0.85")
     below.plot(entries, np.sin(omega * entries), lw=1.2)
     below.set(xlabel="entry $m$ of $M$", ylim=(-1.15, 1.15), xlim=(-3, 3))
@@ -140,7 +146,7 @@ packed = base64.b64encode(np.asarray(kernel[0, 0].T * 4096).astype("<i2").tobyte
 
 page = """
 <div id="sine-dial" style="width: 300px; font: 14px sans-serif">
-  <canvas width="64" height="64" style="width: 300px; image-rendering: pixelated"></canvas>
+  <canvas width="SIDE" height="SIDE" style="width: 300px; image-rendering: pixelated"></canvas>
   <input type="range" min="0" max="LAST" value="20" style="width: 100%"><output></output>
 </div>
 <script>
@@ -148,14 +154,14 @@ page = """
   const [canvas, slider, text] = document.getElementById("sine-dial").children;
   const m = new Int16Array(Uint8Array.from(atob("PACKED"), c => c.charCodeAt(0)).buffer);
   const table = TABLE;
-  const brush = canvas.getContext("2d"), image = brush.createImageData(64, 64);
+  const brush = canvas.getContext("2d"), image = brush.createImageData(SIDE, SIDE);
   function draw() {
     const [omega, rank, likeness] = table[slider.value];
     const kernel = Array.from(m, x => Math.sin(omega * x / 4096));
     const peak = Math.max(...kernel.map(Math.abs));
     kernel.forEach((value, i) => {
-      const pale = 255 * (1 - Math.abs(value) / peak);
-      image.data.set(value > 0 ? [220, pale, pale, 255] : [pale, pale, 220, 255], 4 * i);
+      const end = value > 0 ? [178, 24, 43] : [33, 102, 172], share = Math.abs(value) / peak;
+      image.data.set([...end.map(c => 255 + share * (c - 255)), 255], 4 * i);
     });
     brush.putImageData(image, 0, 0);
     text.value = `ω = μ = ${omega.toFixed(2)}, effective rank ${rank.toFixed(1)}, `
@@ -166,11 +172,11 @@ page = """
 })();
 </script>
 """
-HTML(
-    page.replace("LAST", str(len(stops) - 1))
-    .replace("PACKED", packed)
-    .replace("TABLE", json.dumps(table.round(3).tolist()))
-)
+values = {"SIDE": CHANNELS, "LAST": len(stops) - 1, "PACKED": packed}
+values["TABLE"] = json.dumps(table.astype(float).round(3).tolist())
+for name, value in values.items():
+    page = page.replace(name, str(value))
+HTML(page)
 
 # %% [markdown]
 # ### Its spectrum
@@ -275,7 +281,7 @@ plt.show()
 # | start | task kernel | $M$ at first | first change |
 # |---|---|---|---|
 # | zero | $\sin \omega M$ | $0$ | $\omega\,\Delta M$ |
-# | anchored | $\sin \omega M - \sin \omega M_0$ | $M_0$ | $\omega \cos(\omega M_0) \odot \Delta M$ |
+# | anchored | $\sin \omega M - \sin \omega M_0$ | $M_0$ | $\omega\cos(\omega M_0) \odot\Delta M$ |
 #
 # The zero start is the published one. Its mask is $\cos(\omega_t \cdot 0) = 1$: all tasks move
 # along the same $\Delta M$, scaled by $\omega_t$. That is a scalar gain. The anchored start draws
@@ -291,12 +297,11 @@ move = jax.vmap(sine.anchored, in_axes=(None, None, 0))
 fig, axes = plt.subplots(2, 4, figsize=(10.5, 5.2), width_ratios=(1, 1, 1, 1.1))
 for row, (name, first) in zip(axes, starts.items(), strict=True):
     for axis, omega in zip(row, three, strict=False):
-        mask = axis.imshow(jnp.cos(omega * first[0, 0].T), cmap="RdBu_r", vmin=-1, vmax=1)
-        axis.set(title=f"{name}, $\\omega$ = {omega:.1f}", xticks=[], yticks=[])
+        show(axis, jnp.cos(omega * first[0, 0].T), title=f"{name}, $\\omega$ = {omega:.1f}")
         axis.set(xlabel="input channel", ylabel="output channel")
     updates = move(first + change, first, three)
     show_matrix(row[3], sine.kernel_cosine(updates), "Cosine of the tasks' updates", three)
-fig.colorbar(mask, ax=axes[:, 2], label="mask $\\cos(\\omega_t M_0)$", shrink=0.6)
+fig.colorbar(axes[1, 2].images[0], ax=axes[:, 2], label="mask $\\cos(\\omega_t M_0)$", shrink=0.6)
 fig.suptitle("Through which mask does a task see the same change of the kernel?")
 plt.show()
 
@@ -331,18 +336,18 @@ plt.show()
 # ## 3. A real, small model
 #
 # `MultiTaskModel`: a frozen 1M-parameter Swin (pretrained on rendered images without labels), whose
-# last block in each stage splits into one stream a task. Three tasks, anchored start, 60 steps on
-# 160 rendered scenes. Train step, optimizer and data stream are those of `train.py`.
+# last block in each stage splits into one stream a task. Three tasks, anchored start, 80 steps on
+# 192 rendered scenes. Train step, optimizer and data stream are those of `train.py`.
 
 # %%
 from sinewich_jax.config import from_dict
 from sinewich_jax.train import setup, state, step as steps
 
 TASKS = ("semseg", "normals", "depth")
-SIZE, STEPS = 64, 60
+SIZE, STEPS = 64, 80
 scenes = sj.data.scenes
 
-rendered = scenes.render_many(range(160), SIZE, SIZE)
+rendered = scenes.render_many(range(192), SIZE, SIZE)
 source = sj.data.from_arrays(
     {"image": rendered["image"], **{task: rendered["labels"][task] for task in TASKS}},
     class_names={"semseg": scenes.SEMSEG_CLASSES},
@@ -413,7 +418,11 @@ report = jax.jit(lambda v: model.apply(v, method="diagnostics"))(trained)
 own = report["omega"]["decoder"]
 print("\nlearned frequencies:", ", ".join(f"{t} {w:.2f}" for t, w in zip(TASKS, own, strict=True)))
 print(f"modulation index at stage0/fc1: {np.round(report['modulation_index']['stage0/fc1'], 2)}")
-print(f"mean update cosine: {np.mean(list(report['update_cosine'].values())):.2f}")
+print(f"mean cosine of the tasks' updates: {np.mean(list(report['update_cosine'].values())):.2f}")
+
+base = trained["params"]["decoder"]["base"][None, None]
+print(f"\nmodulation index in the decoder: {np.round(sine.modulation_index(base, own), 2)}")
+print(f"mean cosine of the decoder's kernels: {sine.mean_pairwise_cosine(turn(base, own)):.3f}")
 
 # %% [markdown]
 # ### Every task listens on its own frequency
@@ -423,7 +432,7 @@ print(f"mean update cosine: {np.mean(list(report['update_cosine'].values())):.2f
 # backbone and its decoder, so we turn both, then each alone.
 
 # %%
-sweep = np.linspace(0.2, 2.0, 13)
+sweep = np.linspace(0.2, 2.0, 10)
 modes = {
     "Backbone and decoder turned": lambda omega: everywhere(omega, omega),
     "Backbone turned": lambda omega: everywhere(omega, own),
@@ -452,32 +461,52 @@ axes[0].legend(title="task (own $\\omega$ dotted)")
 plt.show()
 
 # %% [markdown]
+# Each valley lies at (or beside) its own dotted line: a frequency is an address. In the backbone the
+# dial turns *directions*, as the cosine above says. In the decoder it is mostly a volume knob: $\mu$
+# is small there and the kernels are nearly collinear, but each task's batch norm remembers the
+# volume that it was trained with.
+#
 # ### And in pictures
 #
 # One scene. From left to right the dial goes from the first task's frequency to the last one's;
 # each task's own station is framed.
 
 # %%
-SCENE = 3
+SCENE = 11
 stations = [own[0], (own[0] + own[1]) / 2, own[1], (own[1] + own[2]) / 2, own[2]]
 
 fig = plt.figure(figsize=(11, 4.9))
 grid = fig.add_gridspec(3, len(stations) + 2)
-axis = fig.add_subplot(grid[1, 0], xticks=[], yticks=[], title="image")
-axis.imshow(unseen["image"][SCENE])
+show(fig.add_subplot(grid[0, 0]), unseen["image"][SCENE], title="image")
 for row, task in enumerate(tasks):
-    axis = fig.add_subplot(grid[row, 1], xticks=[], yticks=[], ylabel=task.name)
-    axis.imshow(task.picture(unseen["labels"][task.name][SCENE]))
-    axis.set_title("truth" if row == 0 else None)
+    truth = task.picture(unseen["labels"][task.name][SCENE])
+    title = "truth" if row == 0 else None
+    show(fig.add_subplot(grid[row, 1]), truth, ylabel=task.name, title=title)
 for column, omega in enumerate(stations, 2):
     logits = predict(trained, images, jnp.full(3, omega))
     losses = score(logits, unseen)
     for row, task in enumerate(tasks):
-        axis = fig.add_subplot(grid[row, column], xticks=[], yticks=[])
-        axis.imshow(task.picture(np.asarray(task.predict(logits[task.name])[SCENE])))
-        axis.set_xlabel(f"loss {float(losses[task.name]):.2f}")
-        axis.set_title(f"$\\omega$ = {omega:.2f}" if row == 0 else None)
+        axis = fig.add_subplot(grid[row, column])
+        prediction = np.asarray(task.predict(logits[task.name])[SCENE])
+        title = f"$\\omega$ = {omega:.2f}" if row == 0 else None
+        show(axis, task.picture(prediction), title=title)
+        axis.set_xlabel(f"loss {losses[task.name]:.2f}")
         if omega == own[row]:
             axis.spines[:].set(visible=True, color=COLOURS[row], linewidth=4)
 fig.suptitle("Predictions at five positions of the dial (losses over all 16 scenes)")
 plt.show()
+
+# %% [markdown]
+# Image, weights and heads stayed the same in every column; only the number changed. On the way from
+# its own frequency to a neighbour's, a task's head is handed features that were made for the
+# neighbour.
+#
+# ## What to take along
+#
+# * A task is one number. Whether the number selects a *direction* or only a *volume* is decided by
+#   the modulation index $\mu = \omega\,\mathrm{std}(M)$: well below 1, all tasks share one direction.
+# * The start decides $\mu$: zero at the zero start, of order one at the anchored start.
+# * So look before you believe: `model.apply(variables, method="diagnostics")` reports frequencies,
+#   modulation index and update cosine; every training run logs them and warns of a collapse.
+# * Different kernels are not yet better predictions. What switching is worth against a shared LoRA,
+#   a gain a task or split ranks is a matter of measurement, at equal parameters: `docs/claims.md`.
