@@ -90,11 +90,14 @@ class Config:
       decoder_channels: projection width of each of the four scales.
       decoder_hidden: width of the shared decoder convolution; None is four times the sum of
         ``decoder_channels``.
+      decoder_position: give the decoder the row and column of each pixel.
       decoder_base: how the decoder's first convolution is shared between the tasks.
       task_axis: ``"vmap"`` is faster, ``"map"`` keeps one task's activations at a time.
       dtype: compute dtype; parameters stay float32.
       drop_path: rate of stochastic depth at the last block.
       trainable: groups of backbone parameters trained besides adapters and decoder.
+      output_bias: ``"labels"`` starts the bias of each head at the mean label of some training
+        examples (class log-frequencies, mean depth), ``"zero"`` at zero.
       learning_rate: peak rate.
       adapter_lr_mult: factor on it for the shared LoRA factors.
       task_lr_mult: factor on it for the factors of the task kernels.
@@ -134,12 +137,14 @@ class Config:
     frequency_scope: Literal["global", "stage", "layer"] = "global"
     decoder_channels: tuple[int, ...] = (18, 36, 72, 144)
     decoder_hidden: int | None = None
+    decoder_position: bool = False
     decoder_base: Literal["sine", "shared", "independent"] = "sine"
     task_axis: Literal["vmap", "map"] = "vmap"
     dtype: Literal["float32", "bfloat16"] = "float32"
     drop_path: float = 0.0
     trainable: tuple[Group, ...] = ()
 
+    output_bias: Literal["labels", "zero"] = "labels"
     learning_rate: float = 1e-3
     adapter_lr_mult: float = 1.0
     task_lr_mult: float = 1.0

@@ -37,6 +37,8 @@ class DecoderSpec:
       hidden: width of the shared convolution; None means four times the sum of ``channels``.
       base: ``sine``, ``shared`` or ``independent``.
       lowpass: None or (size, sigma) of the Gaussian over the channel plane of the base kernel.
+      position: append row and column of each pixel, in [-1, 1], to the concatenation (CoordConv,
+        Liu et al. 2018): a Swin knows no absolute position, but depth and normals depend on it.
       mean_frequency: mean initial frequency, by which the start of the base kernel is divided.
     """
 
@@ -44,6 +46,7 @@ class DecoderSpec:
     hidden: int | None = None
     base: str = "sine"
     lowpass: tuple[int, float] | None = None
+    position: bool = False
     mean_frequency: float = 1.0
 
     def __post_init__(self) -> None:
@@ -54,7 +57,7 @@ class DecoderSpec:
     @property
     def width(self) -> int:
         """Width of the concatenation."""
-        return sum(self.channels)
+        return sum(self.channels) + 2 * self.position
 
     @property
     def hidden_width(self) -> int:
@@ -68,6 +71,14 @@ def resize_bilinear(x: Array, height: int, width: int) -> Array:
         return x
     shape = (*x.shape[:-3], height, width, x.shape[-1])
     return jax.image.resize(x, shape, "bilinear", antialias=False)
+
+
+def _positions(like: Array) -> Array:
+    """Row and column of each pixel in [-1, 1], (..., h, w, 2), for features (..., h, w, C)."""
+    *lead, height, width, _ = like.shape
+    rows, columns = jnp.linspace(-1.0, 1.0, height), jnp.linspace(-1.0, 1.0, width)
+    grid = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"), axis=-1)
+    return jnp.broadcast_to(grid.astype(like.dtype), (*lead, height, width, 2))
 
 
 class Decoder(nn.Module):
@@ -115,6 +126,8 @@ class Decoder(nn.Module):
             else:
                 projected = jnp.einsum("tbhwc,tcd->tbhwd", feature, kernel)
             scales.append(resize_bilinear(projected, height, width))
+        if spec.position:
+            scales.append(_positions(scales[0]))
         x = jnp.concatenate(scales, axis=-1)
         bias = self.param("base_bias", nn.initializers.zeros, (tasks, spec.hidden_width))
         x = jnp.einsum("tbhwc,tcd->tbhwd", x, self._base_kernels(omega).astype(self.dtype))

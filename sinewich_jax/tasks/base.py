@@ -155,6 +155,17 @@ class Task(abc.ABC):
           float32 [H, W, C] in the form of logits, so that the task's own metric scores it.
         """
 
+    def best_constant(self, mean_label: np.ndarray) -> np.ndarray:
+        """The output that, given everywhere, costs least: where the bias of a head should start.
+
+        Args:
+          mean_label: float32 [H, W, C], from :meth:`mean_label`.
+
+        Returns:
+          float32 [C]; here the mean over pixels, which is right for values.
+        """
+        return np.asarray(mean_label, np.float32).mean(axis=(0, 1))
+
     @abc.abstractmethod
     def _value_fault(self, values: np.ndarray) -> tuple[np.ndarray, str]:
         """Marks the forbidden entries among ``values`` [N, *tail]; says what was expected."""

@@ -71,5 +71,13 @@ class Binary(Task):
         )
         return baseline.logit(mean).astype(np.float32)
 
+    def best_constant(self, mean_label: np.ndarray) -> np.ndarray:
+        """The logit at which the weighted classes balance: 0 when the weights are automatic."""
+        if self.positive_weight is None:
+            return np.zeros(1, np.float32)
+        rate = (1 / (1 + np.exp(-np.asarray(mean_label, np.float64)))).mean(axis=(0, 1))
+        weight = self.positive_weight
+        return np.log(weight * rate / ((1 - weight) * (1 - rate))).astype(np.float32)
+
     def _value_fault(self, values: np.ndarray) -> tuple[np.ndarray, str]:
         return (values != 0) & (values != 1), "0 or 1"

@@ -102,6 +102,11 @@ class Segmentation(Task):
         )
         return np.log(np.maximum(mean, baseline.PROBABILITY_FLOOR)).astype(np.float32)
 
+    def best_constant(self, mean_label: np.ndarray) -> np.ndarray:
+        """Log-frequency of each class over all pixels."""
+        frequency = np.exp(np.asarray(mean_label, np.float64)).mean(axis=(0, 1))
+        return np.log(frequency / frequency.sum()).astype(np.float32)
+
     def _value_fault(self, values: np.ndarray) -> tuple[np.ndarray, str]:
         expected = f"a whole number, a class id from 0 to {self.channels - 1}"
         if values.dtype.kind not in "iu":

@@ -46,7 +46,7 @@ def set_up(config: Config, mesh: Mesh, experiment: Any = None) -> Setup:
         from sinewich_jax.train import build
 
         experiment = build.experiment(config)
-    variables = experiment.init()
+    variables = experiment.calibrate(experiment.init())
     params, _, _ = states.split_variables(variables, experiment.rules)
     tx = experiment.optimizer(config, jax.eval_shape(lambda: params))
     placed = states.place(variables, tx, experiment.rules, experiment.sharding_rules, mesh)

@@ -86,6 +86,9 @@ class FakeExperiment:
     )
     seed: int = 0
 
+    def calibrate(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return variables
+
     def init(self) -> dict[str, Any]:
         image = jnp.zeros((1, *SIZE, 3))
         return jax.tree.map(np.asarray, jax.jit(self.model.init)(jax.random.key(self.seed), image))
