@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.study import ROOT, Cell, result, run
 from sinewich_jax.report import study as tables
+from sinewich_jax.storage import atomic
 from sinewich_jax.tasks import delta_m
 
 CONFIG = "configs/scenes.py"
@@ -132,6 +133,8 @@ def page(root: Path) -> str:
     complete = {name: results for name, results in found.items() if len(results) == len(SEEDS)}
     lines = [INTRODUCTION.format(seeds=len(SEEDS), command=main_command(root))]
     lines.append(main_table(complete))
+    if "sinewich" in complete:
+        lines.append("![Predictions above, ground truth below](scenes_panel.png)\n")
     lines.append(comparison_table(found, complete, root))
     lines.append(verdict(complete))
     lines.append(tuning_table(root))
@@ -258,6 +261,37 @@ layers (1: all tasks share one direction up to a scalar); "max mu" the largest m
 """
 
 
+def publish(root: Path) -> None:
+    """Writes the page, its pictures, and the picture and table of the README."""
+    folder = ROOT / "docs" / "results"
+    complete = {name: r for name, r in rows(root).items() if len(r) == len(SEEDS)}
+    tables.write_page(folder / "scenes.md", page(root))
+    if "sinewich" not in complete:
+        return
+    first = final_cells("sinewich", root)[0].directory(root)
+    atomic.write_bytes(
+        folder / "scenes_panel.png", (first / "panels" / "overview.png").read_bytes()
+    )
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    text = between(
+        text, "picture", "![Predictions and ground truth](docs/results/scenes_panel.png)"
+    )
+    table = main_table(complete).split("\n", 2)[2].strip()
+    note = (
+        f"Mean and sample standard deviation over {len(SEEDS)} seeds; methods compared at equal "
+        "parameters: [docs/results/scenes.md](docs/results/scenes.md)."
+    )
+    atomic.write_text(readme, between(text, "table", f"{table}\n\n{note}"))
+
+
+def between(text: str, name: str, content: str) -> str:
+    """``text`` with what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` replaced."""
+    before, _, rest = text.partition(f"<!-- {name} -->")
+    _, _, after = rest.partition(f"<!-- /{name} -->")
+    return f"{before}<!-- {name} -->\n{content}\n<!-- /{name} -->{after}"
+
+
 def main() -> None:
     """Runs what is missing, then writes the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
@@ -276,7 +310,7 @@ def main() -> None:
         by_method = [final_cells(method, arguments.root) for method in NAMES]
         final = [cells[i] for i in range(len(SEEDS)) for cells in by_method if len(cells) > i]
         run(final, arguments.root, (end - time.monotonic()) / 60, arguments.jobs)
-    tables.write_page(ROOT / "docs" / "results" / "scenes.md", page(arguments.root))
+    publish(arguments.root)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Settings that must be in place before JAX starts: CPU, eight fake devices, a compilation cache."""
+"""Settings that must be in place before JAX starts: CPU, eight fake devices, compilation cache."""
 
 from __future__ import annotations
 
