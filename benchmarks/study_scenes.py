@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,14 +82,17 @@ def tuned(method: str, root: Path) -> float | None:
     return max(found, key=lambda rate: score(found[rate]))
 
 
+def is_tuned(method: str, root: Path) -> bool:
+    """Whether the rate of a method's row was chosen by its grid."""
+    source = BORROWED.get(method, method)
+    return source is not None and tuned(source, root) is not None
+
+
 def final_cells(method: str, root: Path) -> list[Cell]:
-    """The cells of a method's row, one a seed; empty while its rate is not known."""
+    """The cells of a method's row, one a seed; at the config's own rate until the grid has run."""
     overrides: tuple[tuple[str, Any], ...] = ()
     source = BORROWED.get(method, method)
-    if source is not None:
-        rate = tuned(source, root)
-        if rate is None:
-            return []
+    if source is not None and (rate := tuned(source, root)) is not None:
         overrides = tuple((key, rate) for key in GRIDS[source][0])
     return [
         Cell(f"{CONFIG}:{method}", (*overrides, ("eval_split", "test"), ("seed", seed)))
@@ -197,7 +201,9 @@ def comparison_table(
         ]
         body.append(
             [
-                name if len(results) == len(SEEDS) else f"{name} ({len(results)} seeds)",
+                name
+                + (f" ({len(results)} seeds)" if len(results) < len(SEEDS) else "")
+                + ("" if is_tuned(method, root) else " †"),
                 f"{results[0]['trainable']:,}",
                 *(tables.mean_spread([r["tasks"][t]["value"] for r in results]) for t in TASKS),
                 tables.mean_spread(gains(results, reference), 2) if reference else tables.NOT_RUN,
@@ -205,7 +211,8 @@ def comparison_table(
             ]
         )
     headers = ["method", "trainable", *TASKS, "Delta m % (vs shared LoRA)", "cosine", "max mu"]
-    return "## Methods\n\n" + tables.markdown_table(headers, body) + "\n"
+    note = "† at the config's default rates: its grid was not run, or it has none."
+    return "## Methods\n\n" + tables.markdown_table(headers, body) + f"\n{note}\n"
 
 
 def verdict(complete: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -251,7 +258,7 @@ INTRODUCTION = """# Six tasks on procedural scenes
 Made by `python -m benchmarks.study_scenes`; every number is read from the runs' `results.json`.
 Mean and sample standard deviation over {seeds} seeds on the `test` split (256 scenes of 64 x 64
 pixels whose seeds no other split shares); each method at its own learning rate, chosen on `val`
-with another seed. One cell of the default row:
+with another seed (see the last table). One cell of the default row:
 
     {command}
 
@@ -299,13 +306,13 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT / "runs" / "study")
     parser.add_argument("--jobs", type=int, default=2, help="cells at a time")
     parser.add_argument("--page", action="store_true", help="only write the page")
+    parser.add_argument("--no-tuning", action="store_true", help="rows only, at known rates")
     arguments = parser.parse_args()
     if not arguments.page:
-        import time
-
         end = time.monotonic() + 60 * arguments.minutes
-        tuning = [cell for method in GRIDS for cell in tuning_cells(method).values()]
-        run(tuning, arguments.root, arguments.minutes, arguments.jobs)
+        if not arguments.no_tuning:
+            tuning = [cell for method in GRIDS for cell in tuning_cells(method).values()]
+            run(tuning, arguments.root, arguments.minutes, arguments.jobs)
         # Seed by seed, so that a short budget gives every method one seed before any has three.
         by_method = [final_cells(method, arguments.root) for method in NAMES]
         final = [cells[i] for i in range(len(SEEDS)) for cells in by_method if len(cells) > i]
