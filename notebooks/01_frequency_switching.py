@@ -82,7 +82,7 @@ plt.rcParams.update(
 
 
 def show(axis, picture, **labels):
-    axis.imshow(picture, **{"cmap": "RdBu_r", "vmin": -1, "vmax": 1, **labels.pop("scale", {})})
+    axis.imshow(picture, cmap="RdBu_r", vmin=-1, vmax=1)  # RGB ignores the three
     axis.set(xticks=[], yticks=[], **labels)
     axis.spines[:].set_visible(False)
 
@@ -335,9 +335,9 @@ plt.show()
 # %% [markdown]
 # ## 3. A real, small model
 #
-# `MultiTaskModel`: a frozen 1M-parameter Swin (pretrained on rendered images without labels), whose
-# last block in each stage splits into one stream a task. Three tasks, anchored start, 80 steps on
-# 192 rendered scenes. Train step, optimizer and data stream are those of `train.py`.
+# `MultiTaskModel`: a frozen Swin of 0.9 M parameters, pretrained on rendered images without labels,
+# whose last block in each stage splits into one stream a task. Three tasks, anchored start, 80
+# steps on 192 rendered scenes. Train step, optimizer and data stream are those of `train.py`.
 
 # %%
 from sinewich_jax.config import from_dict
@@ -457,14 +457,14 @@ for axis, (title, mode) in zip(axes, modes.items(), strict=True):
     axis.set_yticks([0.8, 1, 2, 4, 8], ["0.8", "1", "2", "4", "8"])
     axis.minorticks_off()
 axes[0].set_ylabel("loss / loss at own frequency")
-axes[0].legend(title="task (own $\\omega$ dotted)")
+axes[2].legend(title="task (own $\\omega$ dotted)", loc="upper center")
 plt.show()
 
 # %% [markdown]
-# Each valley lies at (or beside) its own dotted line: a frequency is an address. In the backbone the
-# dial turns *directions*, as the cosine above says. In the decoder it is mostly a volume knob: $\mu$
-# is small there and the kernels are nearly collinear, but each task's batch norm remembers the
-# volume that it was trained with.
+# Each valley lies at or beside its own dotted line: a frequency is an address. In the backbone the
+# dial turns *directions*, as the cosine above says. In the decoder it is mostly a volume knob:
+# $\mu$ is small there and the kernels are nearly collinear, but each task's batch norm remembers
+# the volume that it was trained with.
 #
 # ### And in pictures
 #
@@ -503,8 +503,8 @@ plt.show()
 #
 # ## What to take along
 #
-# * A task is one number. Whether the number selects a *direction* or only a *volume* is decided by
-#   the modulation index $\mu = \omega\,\mathrm{std}(M)$: well below 1, all tasks share one direction.
+# * A task is one number. Whether it selects a *direction* or only a *volume* is decided by the
+#   modulation index $\mu = \omega\,\mathrm{std}(M)$: well below 1, all tasks share one direction.
 # * The start decides $\mu$: zero at the zero start, of order one at the anchored start.
 # * So look before you believe: `model.apply(variables, method="diagnostics")` reports frequencies,
 #   modulation index and update cosine; every training run logs them and warns of a collapse.
