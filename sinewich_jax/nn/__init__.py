@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 
-_MODULES = ("clock", "decoder", "layers", "mobilenet", "sinewich", "swin", "task_kernel")
+_MODULES = ("clock", "convolutions", "decoder", "layers", "masked", "mobilenet", "quantised")
+_MODULES += ("sinewich", "streams", "swin", "task_kernel")
 
 __all__ = list(_MODULES)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,28 @@ from sinewich_jax.errors import ConfigError, did_you_mean
 Array = jax.Array
 
 TASK_AXES = ("vmap", "map")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def repeat(x: Array, times: int) -> Array:
+    """``times`` copies of ``x`` along a new leading axis, with a gradient that adds them in place.
+
+    Broadcasting does the same, but its gradient is a reduction over the leading axis, for which XLA
+    on CPU makes a slow loop of its own: a tenth of a training step of the scenes job. A written-out
+    sum melts into whatever computed its terms.
+    """
+    return jnp.broadcast_to(x, (times, *x.shape))
+
+
+def _repeat_forward(x: Array, times: int) -> tuple[Array, None]:
+    return repeat(x, times), None
+
+
+def _repeat_backward(times: int, _: None, gradients: Array) -> tuple[Array]:
+    return (functools.reduce(jnp.add, [gradients[i] for i in range(times)]),)
+
+
+repeat.defvjp(_repeat_forward, _repeat_backward)
 
 
 def each_task(
@@ -41,5 +64,4 @@ def each_task(
     # shape sums in another order: an untouched task would then differ from the frozen backbone in
     # the last bit. With both sides batched each task keeps the shape that the backbone itself has.
     streams = jax.tree.leaves(kernels)[0].shape[0]
-    repeated = jnp.broadcast_to(shared, (streams, *shared.shape))
-    return jax.vmap(stream)(repeated, kernels)
+    return jax.vmap(stream)(repeat(shared, streams), kernels)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from sinewich_jax.core import sine
 from sinewich_jax.errors import ConfigError, did_you_mean
+from sinewich_jax.nn.streams import repeat
 
 Array = jax.Array
 
@@ -135,19 +136,19 @@ class TaskKernel(nn.Module):
         return getattr(self, f"_{self.spec.kind}")(omega)
 
     def _sine(self, omega: Array) -> Array:
-        spec = self.spec
-        gain = math.sqrt(self.in_features)
-        kernel = self.base()
+        spec, gain = self.spec, math.sqrt(self.in_features)
+        kernels = repeat(self.base(), spec.num_tasks)
         if spec.start == "anchored":
             frozen = sine.awb_kernel(self.anchor["up"], None, self.anchor["down"])
-            kernels = jax.vmap(
-                lambda w: sine.anchored(kernel, frozen, w, gain=gain, lowpass=spec.lowpass)
-            )(omega)
+
+            def update(kernel: Array, w: Array) -> Array:
+                return sine.anchored(kernel, frozen, w, gain=gain, lowpass=spec.lowpass)
         else:
-            kernels = jax.vmap(lambda w: sine.modulate(kernel, w, gain=gain, lowpass=spec.lowpass))(
-                omega
-            )
-        return spec.scale * kernels[:, 0, 0]
+
+            def update(kernel: Array, w: Array) -> Array:
+                return sine.modulate(kernel, w, gain=gain, lowpass=spec.lowpass)
+
+        return spec.scale * jax.vmap(update)(kernels, omega)[:, 0, 0]
 
     def _lora(self, omega: Array | None) -> Array:
         return (self.spec.scale * self.down @ self.up.T)[None]

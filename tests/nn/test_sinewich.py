@@ -11,7 +11,7 @@ import pytest
 
 from sinewich_jax.core import trees
 from sinewich_jax.errors import ConfigError
-from sinewich_jax.nn import sinewich, swin
+from sinewich_jax.nn import sinewich, streams, swin
 from sinewich_jax.nn.clock import Clock, ClockSpec
 from sinewich_jax.nn.decoder import Decoder, DecoderSpec
 from sinewich_jax.nn.task_kernel import TaskSpec
@@ -225,3 +225,11 @@ def test_wrong_words_are_named():
         DecoderSpec(base="share")
     with pytest.raises(ConfigError, match="rank=8 does not divide by 6 tasks"):
         TaskSpec(6, kind="split", rank=8)
+
+
+def test_repeat_adds_the_gradients_of_its_copies():
+    x = jnp.arange(6.0).reshape(2, 3)
+    weights = jnp.arange(24.0).reshape(4, 2, 3)
+    assert streams.repeat(x, 4).shape == (4, 2, 3)
+    grad = jax.grad(lambda x: jnp.sum(weights * streams.repeat(x, 4)))(x)
+    np.testing.assert_allclose(grad, weights.sum(axis=0))
