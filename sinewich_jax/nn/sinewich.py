@@ -124,17 +124,17 @@ class MultiTaskModel(nn.Module):
         """What tells whether switching happens.
 
         Returns:
-          ``omega`` {layer: (T,)}, ``modulation_index`` {layer: (T,)} (sine rules only) and
-          ``update_cosine`` {layer: ()}, the mean pairwise cosine of the tasks' kernel updates.
+          ``omega`` {layer: (T,)}, and of the layers with task kernels ``modulation_index``
+          {layer: (T,)} (sine rules only), ``pairwise_cosine`` {layer: (T, T)} between the tasks'
+          updates, and ``update_cosine`` {layer: ()}, its mean over pairs.
         """
         omega = self.frequencies()
         layers = self.backbone.diagnostics(omega)
+        kinds = ("modulation_index", "pairwise_cosine", "update_cosine")
         return {
             "omega": omega,
-            "modulation_index": {
-                name: values["modulation_index"]
-                for name, values in layers.items()
-                if "modulation_index" in values
+            **{
+                kind: {name: values[kind] for name, values in layers.items() if kind in values}
+                for kind in kinds
             },
-            "update_cosine": {name: values["update_cosine"] for name, values in layers.items()},
         }

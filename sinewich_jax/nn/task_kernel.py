@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -159,10 +158,24 @@ class TaskKernel(nn.Module):
     def _split(self, omega: Array | None) -> Array:
         return self.spec.scale * jnp.einsum("tir,tor->tio", self.down, self.up)
 
-    def diagnostics(self, omega: Array | None) -> dict[str, Any]:
-        """Modulation index (T,) of the sine rule, and the updates' mean pairwise cosine."""
-        updates = self(omega)
-        report: dict[str, Any] = {"update_cosine": sine.mean_pairwise_cosine(updates)}
+    def diagnostics(self, omega: Array | None) -> dict[str, Array]:
+        """What tells whether this layer's tasks differ.
+
+        Args:
+          omega: (T,) frequencies; read by the sine rule only.
+
+        Returns:
+          ``pairwise_cosine`` (T, T) between the tasks' updates and ``update_cosine`` (), its mean
+          over pairs (1 where all tasks share one update); for the sine rule also
+          ``modulation_index`` (T,).
+        """
+        updates = jnp.broadcast_to(
+            self(omega), (self.spec.num_tasks, self.in_features, self.features)
+        )
+        report = {
+            "pairwise_cosine": sine.kernel_cosine(updates),
+            "update_cosine": sine.mean_pairwise_cosine(updates),
+        }
         if self.spec.kind == "sine":
             report["modulation_index"] = sine.modulation_index(self.base(), omega)
         return report

@@ -22,12 +22,13 @@ def flatten_diagnostics(diagnostics: Mapping[str, Any], tasks: Sequence[str]) ->
 
     Args:
       diagnostics: ``{"omega": {name: (T,)}, "modulation_index": {layer: (T,)}, "update_cosine":
-        {layer: ()}}``; each may be empty.
+        {layer: ()}, "pairwise_cosine": {layer: (T, T)}}``; each may be empty or left out.
       tasks: the T task names.
 
     Returns:
-      ``omega/<name>/<task>``, ``modulation_index/<layer>/<task>`` and ``update_cosine/<layer>``,
-      with ``update_cosine`` (mean over layers) and ``modulation_index`` (largest) where known.
+      ``omega/<name>/<task>``, ``modulation_index/<layer>/<task>``, ``update_cosine/<layer>`` and
+      ``kernel_cosine/<task>/<other task>`` (mean over layers), with ``update_cosine`` (mean over
+      layers) and ``modulation_index`` (largest) where known.
     """
     scalars: dict[str, float] = {}
     for kind in ("omega", "modulation_index"):
@@ -36,6 +37,12 @@ def flatten_diagnostics(diagnostics: Mapping[str, Any], tasks: Sequence[str]) ->
             scalars.update(
                 {f"{kind}/{name}/{t}": float(v) for t, v in zip(tasks, numbers, strict=True)}
             )
+    pairwise = diagnostics.get("pairwise_cosine", {})
+    if pairwise:
+        mean = np.mean([np.asarray(value, np.float64) for value in pairwise.values()], axis=0)
+        for i, first in enumerate(tasks):
+            for j, second in enumerate(tasks[i + 1 :], start=i + 1):
+                scalars[f"kernel_cosine/{first}/{second}"] = float(mean[i, j])
     for name, value in diagnostics.get("update_cosine", {}).items():
         scalars[f"update_cosine/{name}"] = float(value)
     cosines = _finite(diagnostics.get("update_cosine", {}))

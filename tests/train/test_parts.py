@@ -245,3 +245,18 @@ def test_compilation_cache_respects_the_environment(monkeypatch, tmp_path):
     folder = cache.enable_compilation_cache()
     assert folder == str(tmp_path / "sinewich_jax" / "xla")
     assert asked == {"jax_compilation_cache_dir": folder}
+
+
+def test_kernel_cosines_are_logged_pair_by_pair():
+    first, second = np.full((3, 3), 0.5), np.full((3, 3), 0.7)
+    first[0, 1] = first[1, 0] = -0.1
+    scalars = monitor.flatten_diagnostics(
+        {"pairwise_cosine": {"a": first, "b": second}}, ("semseg", "depth", "edge")
+    )
+    assert scalars == pytest.approx(
+        {
+            "kernel_cosine/semseg/depth": 0.3,
+            "kernel_cosine/semseg/edge": 0.6,
+            "kernel_cosine/depth/edge": 0.6,
+        }
+    )
