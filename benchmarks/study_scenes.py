@@ -33,7 +33,7 @@ TASKS = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
 # the rate of what they train.
 _ADAPTERS = ("task_lr_mult", "adapter_lr_mult")
 GRIDS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
-    "sinewich": (("task_lr_mult",), (1.0, 3.0, 10.0)),
+    "sinewich": (("task_lr_mult",), (1.0, 4.0, 10.0)),
     "zero": (_ADAPTERS, (0.3, 1.0, 3.0)),
     "lora": (_ADAPTERS, (0.3, 1.0, 3.0)),
     "lora_gain": (_ADAPTERS, (0.3, 1.0, 3.0)),
