@@ -30,6 +30,7 @@ BASE = {
     "weight_decay": 0.05,
     "mask_ratio": 0.5,
     "save_every": 250,
+    "stop_after": 0,
     "seed": 0,
 }
 

@@ -44,6 +44,7 @@ class PretrainConfig:
       weight_decay: decoupled, on kernels only.
       mask_ratio: share of hidden blocks.
       save_every: steps between saves.
+      stop_after: end this start after so many steps, saved but not exported; 0 goes to the end.
       seed: of parameters, batches and masks.
     """
 
@@ -59,6 +60,7 @@ class PretrainConfig:
     weight_decay: float = 0.05
     mask_ratio: float = 0.5
     save_every: int = 250
+    stop_after: int = 0
     seed: int = 0
 
     @classmethod
@@ -106,7 +108,17 @@ def _normalise(pictures: Array) -> Array:
 
 
 def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
-    """Pretrains, writes ``backbone.safetensors`` and ``results.json``, and returns the results."""
+    """Pretrains, or goes on where an earlier start was stopped.
+
+    Args:
+      config: the run.
+      workdir: keeps the rendered pictures and the state, and gets ``backbone.safetensors`` and
+        ``results.json``.
+
+    Returns:
+      The content of ``results.json``: the L1 of hidden pixels on held-out pictures, and that of
+      their mean colour.
+    """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     pictures = _pictures(config, workdir)
@@ -168,14 +180,17 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
         arrays.save_safetensors(saved, flat, {"step": str(step)})
 
     started, score = time.perf_counter(), None
+    last = min(config.stop_after or config.steps, config.steps)
     with progress.progress_bar("pretraining", config.steps) as advance:
-        for step in range(first, config.steps):
+        for step in range(first, last):
             state, latest = update(state, batch_at(step), step)
-            if step % 50 == 49 or step + 1 == config.steps:
+            if step % 50 == 49 or step + 1 == last:
                 score = float(latest)
                 advance(step + 1, config.steps, f"L1 of hidden pixels {score:.4f}")
-            if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+            if (step + 1) % config.save_every == 0 or step + 1 == last:
                 save(step + 1)
+    if last < config.steps:
+        return {"steps": last, "l1_of_hidden_pixels": score}
     scores = [
         float(score_batch(state["params"], held_out[i : i + config.batch_size], -1 - i))
         for i in range(0, len(held_out) - config.batch_size + 1, config.batch_size)
@@ -183,7 +198,7 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
     mean_colour = np.mean(np.asarray(_normalise(train[:1024])), axis=(0, 1, 2))
     baseline = float(np.mean(np.abs(np.asarray(_normalise(held_out)) - mean_colour)))
     results = {
-        "config": dataclasses.asdict(config),
+        "config": {k: v for k, v in dataclasses.asdict(config).items() if k != "stop_after"},
         "held_out_l1_of_hidden_pixels": float(np.mean(scores)),
         "held_out_l1_of_mean_colour": baseline,
         "seconds_of_last_start": round(time.perf_counter() - started, 1),

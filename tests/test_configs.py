@@ -1,0 +1,87 @@
+"""The commands of the configs, from the front door: each ``:debug`` runs to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from sinewich_jax.storage import arrays
+from tests.helpers import data_root
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def train(config: str, workdir: pathlib.Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "train.py", f"--config={config}", f"--workdir={workdir}", *flags]
+    environment = {**os.environ, "SINEWICH_CACHE": str(workdir.parent / "cache")}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def check_run(workdir: pathlib.Path, tasks: tuple[str, ...]) -> None:
+    results = json.loads((workdir / "results.json").read_text(encoding="utf-8"))
+    assert tuple(results["tasks"]) == tasks
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    logged = {key for line in lines for key in json.loads(line)}
+    assert {f"loss/{task}" for task in tasks} <= logged
+    first, second = tasks[:2]
+    assert f"omega/decoder/{first}" in logged and "modulation_index" in logged
+    assert f"kernel_cosine/{first}/{second}" in logged
+    for name in ("config.json", "results.md", "curves.png", "panels/overview.png"):
+        assert (workdir / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_scenes(tmp_path):
+    done = train("configs/scenes.py:debug", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    check_run(tmp_path / "run", ("semseg", "human_parts", "saliency", "normals", "depth", "edge"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [
+        ("ccp", ("semseg", "human_parts", "saliency", "edge")),
+        ("kitchen", ("semseg", "normals", "depth", "edge")),
+    ],
+)
+def test_photographs(tmp_path, name, tasks):
+    done = train(f"configs/{name}.py:debug", tmp_path / "run", f"--config.data_dir={data_root()}")
+    assert done.returncode == 0, done.stderr
+    check_run(tmp_path / "run", tasks)
+
+
+@pytest.mark.parametrize("name", ["ccp", "kitchen"])
+def test_photographs_that_are_absent_name_both_ways_to_find_them(tmp_path, name):
+    done = train(f"configs/{name}.py:debug", tmp_path / "run", f"--config.data_dir={tmp_path}")
+    assert done.returncode == 2
+    assert "data_dir" in done.stderr and "SINEWICH_DATA" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_pretraining_goes_on_where_it_was_stopped(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert train("configs/pretrain_scenes.py:debug", whole).returncode == 0
+    # A run of two of the four steps with the same schedule: its state is that of a stopped one.
+    done = train("configs/pretrain_scenes.py:debug", parts, "--config.stop_after=2")
+    assert done.returncode == 0, done.stderr
+    assert not (parts / "backbone.safetensors").exists()
+    assert train("configs/pretrain_scenes.py:debug", parts).returncode == 0
+    first, header = arrays.load_safetensors(whole / "backbone.safetensors")
+    second, _ = arrays.load_safetensors(parts / "backbone.safetensors")
+    assert first.keys() == second.keys()
+    for name, leaf in first.items():
+        np.testing.assert_array_equal(leaf, second[name])
+    assert json.loads(header["results"])["config"]["seed"] == 0
+
+
+def test_an_unknown_pretraining_key_is_named(tmp_path):
+    done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", "--config.step=3")
+    assert done.returncode == 2 and "'step'" in done.stderr and "steps" in done.stderr
