@@ -244,8 +244,17 @@ def from_dict(mapping: Mapping[str, Any]) -> Config:
 
 
 def from_config_dict(config: Any) -> Config:
-    """Makes a :class:`Config` from an ``ml_collections.ConfigDict`` or a plain mapping."""
-    return from_dict(config.to_dict() if hasattr(config, "to_dict") else config)
+    """Makes a :class:`Config` from an ``ml_collections.ConfigDict`` or a plain mapping.
+
+    A config file has ``channels`` and ``loss_weights`` for all its tasks and a command may choose
+    fewer of them, so entries of tasks that are not chosen are left out here.
+    """
+    values = dict(config.to_dict() if hasattr(config, "to_dict") else config)
+    chosen = values.get("tasks", Config.tasks)
+    for key in _PER_TASK:
+        if isinstance(values.get(key), Mapping):
+            values[key] = {task: item for task, item in values[key].items() if task in chosen}
+    return from_dict(values)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -108,6 +108,14 @@ def test_config_dict_of_ml_collections_is_accepted():
     assert configs.from_config_dict({"rank": 3}).rank == 3
 
 
+def test_a_command_may_choose_fewer_tasks_than_its_config_file():
+    file = {"loss_weights": {"depth": 4.0, "edge": None}, "channels": {"semseg": 8}}
+    config = configs.from_config_dict({**file, "tasks": ("depth",)})
+    assert config.loss_weights == (("depth", 4.0),) and config.channels == ()
+    with pytest.raises(ConfigError, match="names 'semseg', which is not in 'tasks'"):
+        from_dict({**file, "tasks": ("depth",)})
+
+
 def test_differences_ignore_what_does_not_change_the_numbers():
     old = from_dict({"rank": 4})
     assert configs.differences(old, dataclasses.replace(old, workers=7, data_dir="there")) == {}
