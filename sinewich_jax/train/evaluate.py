@@ -198,10 +198,19 @@ def make_results(
 
 
 def read_references(directories: Iterable[Path]) -> dict[str, float]:
-    """The primary metrics of other runs, by task; later directories win."""
+    """The primary metrics of other runs, by task; later directories win.
+
+    Raises:
+      CheckpointError: a directory without results, or with a value that Delta m cannot divide by.
+    """
     references: dict[str, float] = {}
     for directory in directories:
         for name, row in workdirs.read_results(Path(directory))["tasks"].items():
+            if not row["value"] or row["value"] < 0:
+                raise CheckpointError(
+                    f"the reference {directory} reached a {name} {row['metric']} of "
+                    f"{row['value']}, expected a positive number; train it longer or leave it out"
+                )
             references[name] = row["value"]
     return references
 
@@ -213,7 +222,7 @@ def report_run(
     state: states.TrainState,
     constants: Any,
     times: Mapping[str, float],
-    references: Iterable[str | Path] = (),
+    references: Mapping[str, float],
 ) -> dict[str, Any]:
     """Scores a trained state and writes panels, ``results.md`` and ``results.json``.
 
@@ -226,7 +235,7 @@ def report_run(
       state: the trained state.
       constants: the frozen tree.
       times: ``train_seconds`` and ``images_per_second`` of the training.
-      references: work directories of single-task runs.
+      references: what :func:`read_references` returns.
 
     Returns:
       The content of ``results.json``.
@@ -238,11 +247,12 @@ def report_run(
         task_list,
         evaluator.score(state, constants),
         evaluator.baseline(workdir),
-        read_references(references),
+        references,
         **setup.counts,
         protocol=(
             f"{config.data}: {len(source)} evaluation examples of {height} x {width} pixels, "
-            f"state after the last of {config.steps} steps, single scale, no test-time augmentation"
+            f"state after step {int(state.step)} of {config.steps}, single scale, no test-time "
+            "augmentation"
         ),
         method=config.method,
         steps=int(state.step),
@@ -282,7 +292,7 @@ def evaluate_workdir(
       CheckpointError: no run, or no whole checkpoint, in ``workdir``.
     """
     workdir = Path(workdir).absolute()
-    config = workdirs.read_config(workdir)
+    config, known = workdirs.read_config(workdir), read_references(references)
     mesh = parallel.make_mesh(devices=devices)
     setup = set_up(config, mesh, experiment)
     with checkpointing.open_store(workdir, config) as store:
@@ -295,9 +305,7 @@ def evaluate_workdir(
     shards = mesh.shape["data"]
     evaluator = Evaluator(setup, -(-config.batch_size // shards) * shards)
     times = timing.Timer(**resumed.meta["timing"]).summary()
-    return report_run(
-        config, workdir, evaluator, resumed.state, resumed.constants, times, references
-    )
+    return report_run(config, workdir, evaluator, resumed.state, resumed.constants, times, known)
 
 
 def flatten(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -62,7 +62,8 @@ def train(
 
     Raises:
       ConfigError: the work directory belongs to another config, or sizes do not fit the mesh.
-      CheckpointError: a full disk, or no checkpoint that can be read.
+      DataError: training or evaluation data that is absent or not what it should be.
+      CheckpointError: a full disk, no checkpoint that can be read, or a reference that is none.
       TrainingError: a loss or gradient that is not finite.
     """
     # ---- Work directory ----------------------------------------------------------------------
@@ -74,6 +75,7 @@ def train(
             "do (sinewich evaluate scores it again)"
         )
         return Outcome("already_finished", config.steps, workdirs.read_results(workdir))
+    known = evaluate.read_references(references)
 
     # ---- Devices -----------------------------------------------------------------------------
     mesh = parallel.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
@@ -85,6 +87,11 @@ def train(
     state, constants = placed.state, placed.constants
     train_step = steps.make_train_step(experiment, setup.tx, placed, mesh, config.seed)
     evaluator = evaluate.Evaluator(setup, config.batch_size)
+
+    # ---- Data --------------------------------------------------------------------------------
+    # Both parts are opened now: what is wrong with either is said before hours of training.
+    train_source, _ = experiment.train_source, evaluator.source
+    workdirs.claim(workdir, config)
 
     with checkpointing.open_store(workdir, config) as store:
         # ---- Checkpoint ----------------------------------------------------------------------
@@ -105,9 +112,9 @@ def train(
             meta = checkpointing.describe(config, setup.counts, base, timer.record())
             checkpointing.save(store, step, state, meta)
 
-        # ---- Data ----------------------------------------------------------------------------
+        # ---- Training ------------------------------------------------------------------------
         stream = pipeline.batches(
-            experiment.train_source,
+            train_source,
             tuple(task.name for task in experiment.tasks),
             config.batch_size,
             config.seed,
@@ -116,7 +123,6 @@ def train(
         )
         batches = stream.iterate(first_step, config.steps, threads=config.workers)
 
-        # ---- Training ------------------------------------------------------------------------
         shown = [f"eval/{task.name}/{task.primary}" for task in experiment.tasks]
         with writers.make_writers(workdir, config.steps, first_step, shown) as writer:
             guard = monitor.NanGuard(workdir, stream.source_index, parallel.is_main_process())
@@ -165,7 +171,7 @@ def train(
 
             # ---- Results ---------------------------------------------------------------------
             results = evaluate.report_run(
-                config, workdir, evaluator, state, constants, times, references
+                config, workdir, evaluator, state, constants, times, known
             )
             scores = {name: row["all"] for name, row in results["tasks"].items()}
             writer.write(config.steps, evaluate.flatten(scores))

@@ -80,7 +80,7 @@ def collapse_warning(scalars: Mapping[str, float]) -> str | None:
     return (
         f"the task updates have collapsed to a scalar gain: {' and '.join(reasons)}; frequency "
         "switching does nothing in this state; try start='anchored', a larger modulation or "
-        "adapter_lr_mult"
+        "task_lr_mult"
     )
 
 

@@ -19,7 +19,7 @@ PANELS = "panels"
 
 
 def prepare(workdir: Path, config: Config) -> None:
-    """Makes the directory and its ``config.json``, or checks that both belong to ``config``.
+    """Makes the directory, or checks that what is in it belongs to ``config``.
 
     Args:
       workdir: the directory.
@@ -27,7 +27,7 @@ def prepare(workdir: Path, config: Config) -> None:
 
     Raises:
       ConfigError: the directory holds another experiment (the message lists the keys that differ),
-        or the path is a file.
+        the path is a file, or the directory cannot be made.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"the work directory {workdir} is a file; choose another --workdir")
@@ -42,7 +42,22 @@ def prepare(workdir: Path, config: Config) -> None:
                 "another --workdir, or give it the same values to go on"
             )
     if parallel.is_main_process():
-        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"the work directory {workdir} cannot be made ({error.strerror}); choose another "
+                "--workdir"
+            ) from error
+
+
+def claim(workdir: Path, config: Config) -> None:
+    """Writes ``config.json``: from now on the directory belongs to ``config``.
+
+    To be called when data and model are known to be usable, so that a run which failed before its
+    first step can be mended and started in the same directory.
+    """
+    if parallel.is_main_process():
         storage.write_json(workdir / CONFIG_FILE, configs.to_dict(config))
 
 

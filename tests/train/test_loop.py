@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from sinewich_jax.errors import CheckpointError, ConfigError, TrainingError
+from sinewich_jax.errors import CheckpointError, ConfigError, DataError, TrainingError
 from sinewich_jax.train import evaluate_workdir, train
 from tests.train import fake
 
@@ -181,6 +181,50 @@ def test_work_directory_of_another_config_is_refused(finished):
     assert "rank (there 12, now 3)" in str(error.value)
     assert "checkpoint_every" not in str(error.value)
     assert (workdir / "config.json").read_text() == kept
+
+
+def test_what_fails_before_the_first_step_leaves_the_work_directory_free(tmp_path):
+    def absent(part):
+        class Absent(fake.FakeExperiment):
+            pass
+
+        def missing(self):
+            raise DataError(f"no {part} examples")
+
+        setattr(Absent, f"{part}_source", property(missing))
+        whole = {"train_source": fake.random_source(8, 1), "eval_source": fake.random_source(4, 2)}
+        made = fake.make_experiment()
+        experiment = object.__new__(Absent)
+        fields = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
+        experiment.__dict__.update({**fields, **whole})
+        return experiment
+
+    for part in ("train", "eval"):
+        with pytest.raises(DataError, match=f"no {part} examples"):
+            train(fake.make_config(), tmp_path, absent(part), one_device())
+        assert not (tmp_path / "config.json").exists()
+        assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(CheckpointError, match=r"has no results\.json"):
+        train(fake.make_config(), tmp_path, fake.make_experiment(), one_device(), [tmp_path])
+    assert not (tmp_path / "config.json").exists()
+    changed = fake.make_config(rank=3, steps=1)
+    outcome = train(changed, tmp_path, fake.make_experiment(), one_device())
+    assert outcome.status == "finished"
+
+
+@pytest.mark.parametrize("value", [0.0, None])
+def test_a_reference_that_delta_m_cannot_divide_by_is_refused_before_training(tmp_path, value):
+    row = {"tasks": {"depth": {"metric": "rmse", "value": value}}}
+    (tmp_path / "results.json").write_text(json.dumps(row))
+    with pytest.raises(CheckpointError, match="depth rmse"):
+        train(fake.make_config(), tmp_path / "run", fake.make_experiment(), one_device(), [tmp_path])
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_work_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        train(fake.make_config(), tmp_path / "file" / "x", fake.make_experiment(), one_device())
 
 
 def test_work_directory_that_is_a_file_is_refused(tmp_path):
