@@ -217,7 +217,9 @@ def test_a_reference_that_delta_m_cannot_divide_by_is_refused_before_training(tm
     row = {"tasks": {"depth": {"metric": "rmse", "value": value}}}
     (tmp_path / "results.json").write_text(json.dumps(row))
     with pytest.raises(CheckpointError, match="depth rmse"):
-        train(fake.make_config(), tmp_path / "run", fake.make_experiment(), one_device(), [tmp_path])
+        train(
+            fake.make_config(), tmp_path / "run", fake.make_experiment(), one_device(), [tmp_path]
+        )
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
