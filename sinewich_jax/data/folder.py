@@ -163,7 +163,8 @@ def from_folder(
         if task in OWN_CLASSES and task not in channels and task not in stated:
             raise DataError(
                 f"the classes of {task} in {root} are not known; write classes.json there, "
-                f'{{"{task}": ["first class", "second class"]}}, or give channels'
+                f'{{"{task}": ["first class", "second class"]}}, or give '
+                f"channels (config key channels.{task}=NUMBER)"
             )
     made = make_tasks(tasks, channels, stated)
     resize = None if resize is None else (int(resize[0]), int(resize[1]))

@@ -16,7 +16,7 @@ import importlib
 import inspect
 import os
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ def register(name: str) -> Callable[[Opener], Opener]:
     """Registers a data set.
 
     The function is called as ``open(split, data_dir=..., **options)`` with a plain split name. When
-    it takes ``tasks`` or ``image_size`` these are passed on to it; in any case :func:`load` then
-    brings the tasks and the size to what was asked.
+    it takes ``tasks``, ``image_size`` or ``channels`` these are passed on to it; in any case
+    :func:`load` then brings the tasks and the size to what was asked.
 
     Args:
       name: what :func:`load` will know it by.
@@ -72,6 +72,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     tasks: Sequence[str] | None = None,
     image_size: tuple[int, int] | None = None,
+    channels: Mapping[str, int] | None = None,
     cache_mb: int = 1024,
     **options: Any,
 ) -> DataSource:
@@ -83,6 +84,8 @@ def load(
       data_dir: folder of the data; None lets the set look where it looks by default.
       tasks: tasks wanted, in order; None takes all of the set.
       image_size: (height, width); None keeps the set's own.
+      channels: class counts by task, for a set whose files do not say them; a set that knows its
+        classes keeps its own.
       cache_mb: megabytes of decoded examples kept in memory after their first reading.
       **options: what the set's own opener takes besides.
 
@@ -102,7 +105,7 @@ def load(
         if key not in accepted:
             near = did_you_mean(key, [p for p in accepted if p != "split"])
             raise ConfigError(f"data set {name!r} has no option {key!r}{near}")
-    for key, value in (("tasks", tasks), ("image_size", image_size)):
+    for key, value in (("tasks", tasks), ("image_size", image_size), ("channels", channels)):
         if key in accepted:
             options[key] = value
     base, start, stop = parse_split(split)

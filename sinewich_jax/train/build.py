@@ -334,6 +334,7 @@ def open_source(config: Config, part: str) -> data.DataSource:
         data_dir=config.data_dir,
         tasks=config.tasks,
         image_size=config.image_size,
+        channels=dict(config.channels),
         **options,
     )
 

@@ -9,12 +9,13 @@ import importlib
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from sinewich_jax import config as configs
 from sinewich_jax import data, parallel
 from sinewich_jax.core import trees
 from sinewich_jax.data import pipeline, scenes
-from sinewich_jax.errors import CheckpointError, ConfigError
+from sinewich_jax.errors import CheckpointError, ConfigError, DataError
 from sinewich_jax.storage import arrays
 from sinewich_jax.train import build, setup, step
 
@@ -133,6 +134,24 @@ def test_a_head_of_another_width_than_the_data_needs_is_refused(monkeypatch):
     monkeypatch.setattr(build, "open_source", lambda config, part: small_scenes())
     with pytest.raises(ConfigError, match=r"channels\.semseg=8"):
         _ = build.experiment(config).train_source
+
+
+def test_a_folder_takes_its_class_counts_from_the_config(tmp_path):
+    for name in ("images", "semseg"):
+        (tmp_path / name).mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "images" / "a.png")
+    Image.fromarray(np.full((6, 8), 2, np.uint8)).save(tmp_path / "semseg" / "a.png")
+    config = configs.from_dict(
+        {"data": "folder", "data_dir": str(tmp_path), "tasks": ("semseg",), "eval_split": "all"}
+    )
+    chosen = dataclasses.replace(config, channels=(("semseg", 3),))
+    source = build.experiment(chosen).eval_source
+    assert source.channels == {"semseg": 3} and source[0]["labels"]["semseg"].max() == 2
+    few = build.experiment(dataclasses.replace(config, channels=(("semseg", 2),))).eval_source
+    with pytest.raises(DataError, match=r"a\.png"):
+        few[0]
+    with pytest.raises(DataError, match=r"config key channels\.semseg"):
+        _ = build.experiment(config).eval_source
 
 
 def test_rates_and_decay_follow_the_kind_of_parameter():
