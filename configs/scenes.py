@@ -35,7 +35,6 @@ BASE = {
     "decoder_channels": (16, 24, 32, 48),
     "decoder_hidden": 64,
     "decoder_position": True,
-    "loss_weights": {"depth": 4.0},
     "learning_rate": 3e-3,
     "task_lr_mult": 4.0,
     "weight_decay": 0.01,
