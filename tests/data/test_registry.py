@@ -167,3 +167,9 @@ def test_scenes_by_name(tmp_path):
     assert batch["image"].shape == (2, 16, 24, 3) and list(batch["labels"]) == ["depth", "semseg"]
     with pytest.raises(DataError, match="name it in counts"):
         data.load("scenes", "pretrain", **{**sizes, "counts": None})
+
+
+def test_scenes_in_a_place_that_cannot_be_written_are_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"cannot be rendered into .*file.*SINEWICH_CACHE"):
+        registry.load("scenes", "val", data_dir=tmp_path / "file" / "x", image_size=(8, 8))

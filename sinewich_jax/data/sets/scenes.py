@@ -14,6 +14,7 @@ from pathlib import Path
 from sinewich_jax.data.registry import register
 from sinewich_jax.data.source import DataSource, head_info, make_tasks
 from sinewich_jax.errors import DataError
+from sinewich_jax.storage.atomic import is_full_disk
 
 CACHE_ENVIRONMENT = "SINEWICH_CACHE"
 """The environment variable that names the folder for what this library renders."""
@@ -53,9 +54,16 @@ def scenes(
             "name it in counts"
         )
     height, width = image_size or (64, 64)
-    path = builder.prepare(
-        data_dir or cache_dir(), height, width, {split: sizes[split]}, progress=progress
-    )
+    folder = data_dir or cache_dir()
+    try:
+        path = builder.prepare(folder, height, width, {split: sizes[split]}, progress=progress)
+    except OSError as error:
+        if is_full_disk(error):
+            raise
+        raise DataError(
+            f"scenes cannot be rendered into {folder} ({error.strerror}); name a folder that can "
+            f"be written by the config key data_dir or the environment variable {CACHE_ENVIRONMENT}"
+        ) from error
     source = builder.open(path, split)
     names = {"semseg": SEMSEG_CLASSES, "human_parts": PART_CLASSES}
     source.channels, source.class_names = head_info(make_tasks(source.tasks, class_names=names))
