@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -110,6 +111,7 @@ class Decoder(nn.Module):
         Returns:
           ``{task: (B, h0, w0, channels)}`` float32 at the resolution of the finest feature.
         """
+        chex.assert_rank(features, 5)
         spec, tasks = self.spec, len(self.heads)
         height, width = features[0].shape[2:4]
         if len(spec.channels) != len(features):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -98,8 +99,14 @@ class MultiTaskModel(nn.Module):
 
         Returns:
           ``{task: (B, H, W, channels)}`` float32 logits (classes, binary) or values.
+
+        Raises:
+          AssertionError: at trace time, an image that is not (B, H, W, 3) or frequencies that are
+            not (T,).
         """
+        chex.assert_shape(image, (None, None, None, 3))
         omega = self._spread(omega)
+        chex.assert_shape(list(omega.values()), (len(self.heads),))
         features = self.features(image, omega, keys=keys if train else None)
         outputs = self.decoder_net(features, omega["decoder"], train=train)
         stride = self.backbone.stride

@@ -262,7 +262,7 @@ def report_run(
     )
     examples = evaluator.examples(state, constants)
     if parallel.is_main_process():
-        from sinewich_jax import report  # draws with matplotlib, which nothing before needs
+        from sinewich_jax import report  # Pillow, which nothing before needs
 
         report.write_panels(workdir / workdirs.PANELS, task_list, examples)
         report.write_results(workdir, results)

@@ -233,3 +233,15 @@ def test_repeat_adds_the_gradients_of_its_copies():
     assert streams.repeat(x, 4).shape == (4, 2, 3)
     grad = jax.grad(lambda x: jnp.sum(weights * streams.repeat(x, 4)))(x)
     np.testing.assert_allclose(grad, weights.sum(axis=0))
+
+
+def test_wrong_shapes_are_refused_when_traced():
+    model = make_model()
+    variables = jax.eval_shape(lambda: variables_of(model))
+    apply = lambda image, omega: jax.eval_shape(model.apply, variables, image, omega)  # noqa: E731
+    grey = jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)
+    colour = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    with pytest.raises(AssertionError, match=r"\(None, None, None, 3\)"):
+        apply(grey, jnp.ones(T))
+    with pytest.raises(AssertionError, match=r"expected \(3\)"):
+        apply(colour, jnp.ones(T + 1))
