@@ -209,7 +209,8 @@ def _index_labels(
     if missing and not allow_missing:
         raise DataError(
             f"{len(missing)} of {len(images)} images have no {task} label, first {folder}/"
-            f"{missing[0]}{suffixes[0]}; add the files, leave the task out, or allow_missing"
+            f"{missing[0]}{suffixes[0]}; add the files, leave the task out, or call from_folder "
+            "with allow_missing=True"
         )
     return labels
 

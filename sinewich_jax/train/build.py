@@ -216,6 +216,7 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
         "dtype": jnp.dtype(config.dtype),
     }
     if config.backbone == "mobilenet_v2":
+        _refuse_swin_keys(config)
         backbone = mobilenet.MobileNetV2(**options)
     elif config.backbone in swin.PRESETS:
         backbone = swin.swin(config.backbone, drop_path_rate=config.drop_path, **options)
@@ -239,6 +240,21 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
     )
     heads = tuple((task.name, task.channels) for task in made)
     return MultiTaskModel(backbone, heads, clock, decoder, dtype=jnp.dtype(config.dtype))
+
+
+def _refuse_swin_keys(config: Config) -> None:
+    """Keys that a folded convolutional backbone would read past in silence."""
+    groups = [group for group in config.trainable if group != "all"]
+    if groups:
+        raise ConfigError(
+            f"config key 'trainable' is {groups[0]!r}, which 'mobilenet_v2' does not have; "
+            "expected () or ('all',)"
+        )
+    if config.drop_path:
+        raise ConfigError(
+            f"config key 'drop_path' is {config.drop_path}, but backbone 'mobilenet_v2' has no "
+            "stochastic depth; expected 0"
+        )
 
 
 def backbone_weights(config: Config) -> dict[str, Any] | None:

@@ -129,6 +129,15 @@ def test_words_and_widths_that_do_not_fit_are_named():
         build.experiment(dataclasses.replace(config, method="lora_split", rank=8))
 
 
+def test_keys_that_a_backbone_does_not_read_are_refused():
+    config = get_config("debug", "ccp")
+    with pytest.raises(ConfigError, match=r"'trainable' is 'norms'.*mobilenet_v2"):
+        build.experiment(dataclasses.replace(config, trainable=("all", "norms")))
+    with pytest.raises(ConfigError, match=r"'drop_path' is 0\.1.*mobilenet_v2"):
+        build.experiment(dataclasses.replace(config, drop_path=0.1))
+    build.experiment(dataclasses.replace(config, trainable=("all",)))
+
+
 def test_a_head_of_another_width_than_the_data_needs_is_refused(monkeypatch):
     config = dataclasses.replace(get_config("debug"), channels=(("semseg", 5),))
     monkeypatch.setattr(build, "open_source", lambda config, part: small_scenes())
