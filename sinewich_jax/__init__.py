@@ -8,18 +8,18 @@ Rooms are imported on first use, so that ``import sinewich_jax`` stays light::
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from sinewich_jax import lazy
 
 __version__ = "0.1.0"
 
-_ROOMS = ("core", "data", "errors", "merging", "nn", "parallel", "report", "storage")
+_ROOMS = ("config", "core", "data", "errors", "merging", "nn", "parallel", "report", "storage")
 _ROOMS += ("tasks", "train")
-
-__all__ = ["__version__", *_ROOMS]
 
 if TYPE_CHECKING:
     from sinewich_jax import (  # noqa: F401
+        config,
         core,
         data,
         errors,
@@ -32,12 +32,5 @@ if TYPE_CHECKING:
         train,
     )
 
-
-def __getattr__(name: str):
-    if name in _ROOMS:
-        return importlib.import_module(f"sinewich_jax.{name}")
-    raise AttributeError(f"module 'sinewich_jax' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, _names = lazy.attach(__name__, _ROOMS)
+__all__ = ["__version__", *_names]

@@ -8,20 +8,13 @@ trees, ``random`` gives every sample a key of its own. Submodules are imported o
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
-__all__ = ["clock", "lowpass", "random", "sine", "spectrum", "trees"]
+from sinewich_jax import lazy
+
+_MODULES = ("clock", "lowpass", "random", "sine", "spectrum", "trees")
 
 if TYPE_CHECKING:
-    from sinewich_jax.core import clock, lowpass, random, sine, spectrum, trees
+    from sinewich_jax.core import clock, lowpass, random, sine, spectrum, trees  # noqa: F401
 
-
-def __getattr__(name: str):
-    if name in __all__:
-        return importlib.import_module(f"sinewich_jax.core.{name}")
-    raise AttributeError(f"module 'sinewich_jax.core' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES)

@@ -18,8 +18,9 @@ Names are imported on first use: neither Grain nor TFDS is touched before it is 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
+
+from sinewich_jax import lazy
 
 _HOME = {
     "ArraySource": "source",
@@ -47,7 +48,6 @@ _HOME = {
 _MODULES = ("augment", "files", "folder", "labels", "pipeline", "registry", "resize", "scenes")
 _MODULES += ("sets", "source", "views", "warp")
 
-__all__ = sorted([*_HOME, *_MODULES])
 
 if TYPE_CHECKING:
     from sinewich_jax.data.augment import Augment  # noqa: F401
@@ -60,14 +60,4 @@ if TYPE_CHECKING:
     from sinewich_jax.data.source import ArraySource, DataSource, from_arrays  # noqa: F401
     from sinewich_jax.data.views import Cached, Resized, SelectTasks, Subset  # noqa: F401
 
-
-def __getattr__(name: str):
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES, _HOME)

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+from sinewich_jax import lazy
 
 _MODULES = ("clock", "convolutions", "decoder", "layers", "masked", "mobilenet", "quantised")
 _MODULES += ("sinewich", "streams", "swin", "task_kernel")
 
-__all__ = list(_MODULES)
-
-
-def __getattr__(name: str):
-    if name in _MODULES:
-        return importlib.import_module(f"sinewich_jax.nn.{name}")
-    raise AttributeError(f"module 'sinewich_jax.nn' has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES)

@@ -10,7 +10,7 @@ Names are looked up on first use.
 
 from __future__ import annotations
 
-import importlib
+from sinewich_jax import lazy
 
 _MODULES = ("compare", "curves", "panels", "results", "study")
 _HOMES = {
@@ -26,16 +26,4 @@ _HOMES = {
     "write_results": "results",
 }
 
-__all__ = sorted([*_HOMES, *_MODULES])
-
-
-def __getattr__(name: str):
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES, _HOMES)

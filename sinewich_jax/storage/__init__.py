@@ -5,7 +5,7 @@ Names are looked up on first use; importing this room imports neither JAX nor Or
 
 from __future__ import annotations
 
-import importlib
+from sinewich_jax import lazy
 
 _MODULES = ("arrays", "atomic", "base", "checkpoints", "fingerprint")
 _HOMES = {
@@ -22,16 +22,4 @@ _HOMES = {
     "write_text": "atomic",
 }
 
-__all__ = sorted([*_HOMES, *_MODULES])
-
-
-def __getattr__(name: str):
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return list(__all__)
+__getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES, _HOMES)
