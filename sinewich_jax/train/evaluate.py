@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import json
@@ -264,7 +265,7 @@ def report_run(
     if parallel.is_main_process():
         from sinewich_jax import report  # Pillow, which nothing before needs
 
-        report.write_panels(workdir / workdirs.PANELS, task_list, examples)
+        report.write_panels(workdir / workdirs.PANELS, _named(task_list, source), examples)
         report.write_results(workdir, results)
         storage.write_json(workdir / workdirs.RESULTS_FILE, results)
     return results
@@ -313,6 +314,16 @@ def flatten(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     return {
         f"eval/{name}/{key}": value for name, row in scores.items() for key, value in row.items()
     }
+
+
+def _named(task_list: Sequence[tasks.Task], source: Any) -> tuple[tasks.Task, ...]:
+    """The tasks with the class names of the data set, for people to read."""
+    return tuple(
+        dataclasses.replace(task, class_names=tuple(source.class_names[task.name]))
+        if task.name in source.class_names
+        else task
+        for task in task_list
+    )
 
 
 def _summary(diagnostics: Mapping[str, float]) -> dict[str, float]:

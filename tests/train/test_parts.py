@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import types
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -260,3 +261,16 @@ def test_kernel_cosines_are_logged_pair_by_pair():
             "kernel_cosine/depth/edge": 0.6,
         }
     )
+
+
+def test_pictures_name_the_classes_of_the_data_set():
+    experiment = fake.make_experiment()
+    source = experiment.eval_source
+    classes = {task.name: task.channels for task in experiment.tasks}["semseg"]
+
+    names = [f"class {i}" for i in range(classes)]
+    other = types.SimpleNamespace(class_names={"semseg": names})
+    named = {task.name: task for task in evaluate._named(experiment.tasks, other)}
+    assert named["semseg"].class_names == tuple(names)
+    assert named["depth"] == next(t for t in experiment.tasks if t.name == "depth")
+    assert evaluate._named(experiment.tasks, source)
