@@ -84,11 +84,20 @@ def _run() -> int:
 
 def _pretrain() -> int:
     """Configs with an ``objective`` make a backbone instead of training tasks."""
+    if _DRY_RUN.value:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     from sinewich_jax.train import cache, memory, pretrain
+
+    if _REFERENCE.value:
+        return cli.fail("--reference is for Delta m between tasks, and pretraining has no task")
+    config = pretrain.PretrainConfig.from_dict(_CONFIG.value.to_dict())
+    if _DRY_RUN.value:
+        print(json.dumps({**pretrain.parameter_counts(config), "objective": config.objective}))
+        return 0
 
     cache.enable_compilation_cache()
     memory.keep_freed_memory()
-    results = pretrain.run(pretrain.PretrainConfig.from_dict(_CONFIG.value.to_dict()), _workdir())
+    results = pretrain.run(config, _workdir())
     print(json.dumps(results))
     return 0
 

@@ -65,6 +65,14 @@ def test_photographs_that_are_absent_name_both_ways_to_find_them(tmp_path, name)
     assert "Traceback" not in done.stderr
 
 
+def test_dry_run_of_pretraining_only_counts(tmp_path):
+    done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    assert counts["trainable"] == counts["total"] > 500_000
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_pretraining_goes_on_where_it_was_stopped(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -73,6 +81,9 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path):
     done = train("configs/pretrain_scenes.py:debug", parts, "--config.stop_after=2")
     assert done.returncode == 0, done.stderr
     assert not (parts / "backbone.safetensors").exists()
+    changed = train("configs/pretrain_scenes.py:debug", parts, "--config.learning_rate=0.5")
+    assert changed.returncode == 2
+    assert "learning_rate (there 0.002, now 0.5)" in changed.stderr
     assert train("configs/pretrain_scenes.py:debug", parts).returncode == 0
     first, header = arrays.load_safetensors(whole / "backbone.safetensors")
     second, _ = arrays.load_safetensors(parts / "backbone.safetensors")

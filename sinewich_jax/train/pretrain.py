@@ -107,6 +107,42 @@ def _normalise(pictures: Array) -> Array:
     return (pictures.astype(jnp.float32) / 255.0 - mean) / std
 
 
+def _init(config: PretrainConfig) -> tuple[masked.MaskedAutoencoder, dict[str, Any]]:
+    """The network and its fresh parameters; may be traced for shapes."""
+    height, width = config.image_size
+    model = masked.MaskedAutoencoder(swin.swin(config.backbone))
+    corruption = masked.draw_corruption(jax.random.key(0), 1, height, width)
+    example = jnp.zeros((1, height, width, 3))
+    fresh = jax.jit(lambda key: model.init(key, example, corruption))
+    return model, fresh(jax.random.key(config.seed))["params"]
+
+
+def parameter_counts(config: PretrainConfig) -> dict[str, int]:
+    """``{"trainable": N, "total": N}`` from shapes alone; everything is trained."""
+    count = trees.count(jax.eval_shape(lambda: _init(config)[1]))
+    return {"trainable": count, "total": count}
+
+
+def _recorded(config: PretrainConfig) -> str:
+    """What a saved state says about its run: the config but for where to stop."""
+    kept = {k: v for k, v in dataclasses.asdict(config).items() if k != "stop_after"}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _check_same_run(config: PretrainConfig, metadata: Mapping[str, str], saved: Path) -> None:
+    there, now = json.loads(metadata.get("config", "{}")), json.loads(_recorded(config))
+    changed = [
+        f"{key} (there {there.get(key)!r}, now {value!r})"
+        for key, value in now.items()
+        if there.get(key) != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"{saved} belongs to a run of another config: {', '.join(changed)}; choose another "
+            "--workdir, or give it the same values to go on"
+        )
+
+
 def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
     """Pretrains, or goes on where an earlier start was stopped.
 
@@ -118,6 +154,9 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
     Returns:
       The content of ``results.json``: the L1 of hidden pixels on held-out pictures, and that of
       their mean colour.
+
+    Raises:
+      ConfigError: the work directory holds the state of another config.
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -125,11 +164,7 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
     train, held_out = pictures[: config.images], pictures[config.images :]
     height, width = config.image_size
 
-    model = masked.MaskedAutoencoder(swin.swin(config.backbone))
-    corruption = masked.draw_corruption(jax.random.key(0), 1, height, width)
-    example = jnp.zeros((1, height, width, 3))
-    params = jax.jit(lambda key: model.init(key, example, corruption))(jax.random.key(config.seed))
-    params = params["params"]
+    model, params = _init(config)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup_steps, config.steps, config.learning_rate * 0.01
     )
@@ -171,13 +206,15 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
     first = 0
     if saved.exists():
         flat, metadata = arrays.load_safetensors(saved)
+        _check_same_run(config, metadata, saved)
         leaves = [jnp.asarray(flat[f"{i:05d}"]) for i in range(len(flat))]
         state = jax.tree.unflatten(jax.tree.structure(state), leaves)
         first = int(metadata["step"])
 
     def save(step: int) -> None:
         flat = {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-        arrays.save_safetensors(saved, flat, {"step": str(step)})
+        metadata = {"step": str(step), "config": _recorded(config)}
+        arrays.save_safetensors(saved, flat, metadata)
 
     started, score = time.perf_counter(), None
     last = min(config.stop_after or config.steps, config.steps)
@@ -198,7 +235,7 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
     mean_colour = np.mean(np.asarray(_normalise(train[:1024])), axis=(0, 1, 2))
     baseline = float(np.mean(np.abs(np.asarray(_normalise(held_out)) - mean_colour)))
     results = {
-        "config": {k: v for k, v in dataclasses.asdict(config).items() if k != "stop_after"},
+        "config": json.loads(_recorded(config)),
         "held_out_l1_of_hidden_pixels": float(np.mean(scores)),
         "held_out_l1_of_mean_colour": baseline,
         "seconds_of_last_start": round(time.perf_counter() - started, 1),
