@@ -48,9 +48,15 @@ class Cell:
 
 
 def result(cell: Cell, root: Path) -> dict[str, Any] | None:
-    """The content of a finished cell's ``results.json``, or None."""
-    path = cell.directory(root) / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """The content of ``results.json`` of a cell that has trained all its steps, or None."""
+    found = []
+    for name in ("results.json", "config.json"):
+        path = cell.directory(root) / name
+        if not path.is_file():
+            return None
+        found.append(json.loads(path.read_text(encoding="utf-8")))
+    results, config = found
+    return results if results["steps"] == config["steps"] else None
 
 
 def run(cells: Sequence[Cell], root: Path, minutes: float, jobs: int = 2) -> None:

@@ -29,7 +29,7 @@ class MeshConfig:
 
     Attributes:
       data: shards of the batch.
-      task: shards of the task axis.
+      task: shards of the task axis; only 1 so far, since no array is cut along it.
       model: shards of wide kernels.
     """
 
@@ -88,8 +88,8 @@ class Config:
       clock: frequencies from task tokens, as free scalars, or constant.
       frequency_scope: one set of frequencies, one a stage, or one a layer.
       decoder_channels: projection width of each of the four scales.
-      decoder_hidden: width of the shared decoder convolution; None is four times the sum of
-        ``decoder_channels``.
+      decoder_hidden: width of the shared decoder convolution; None is four times that of its
+        input.
       decoder_position: give the decoder the row and column of each pixel.
       decoder_base: how the decoder's first convolution is shared between the tasks.
       task_axis: ``"vmap"`` is faster, ``"map"`` keeps one task's activations at a time.
@@ -393,7 +393,12 @@ def _check_bounds(config: Config) -> None:
             f"config key 'augment.scale' is {config.augment.scale!r}; "
             "expected the smaller factor first"
         )
-    for axis in ("data", "task", "model"):
+    if config.mesh.task != 1:
+        raise ConfigError(
+            f"config key 'mesh.task' is {config.mesh.task}; expected 1, since no array is cut "
+            "along the task axis and devices would repeat each other's work"
+        )
+    for axis in ("data", "model"):
         if getattr(config.mesh, axis) == 0:
             raise ConfigError(
                 f"config key 'mesh.{axis}' is 0; expected a positive size, or -1 for all "

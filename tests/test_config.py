@@ -58,6 +58,7 @@ def test_any_config_survives_json(rank, rate, crop, weights, mesh):
         ({"image_size": 64}, ["'image_size'", "tuple of 2"]),
         ({"tasks": "semseg"}, ["'tasks'", "tuple"]),
         ({"mesh": 4}, ["'mesh'", "mapping of data, task, model"]),
+        ({"mesh": {"task": 2}}, ["'mesh.task' is 2", "expected 1"]),
         ({"mesh": {"model": 0}}, ["'mesh.model'", "positive"]),
         ({"rank": 0}, ["'rank'", "at least 1"]),
         ({"drop_path": 1.0}, ["'drop_path'", "from 0 to 0.999"]),

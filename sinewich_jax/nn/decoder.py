@@ -35,7 +35,7 @@ class DecoderSpec:
 
     Attributes:
       channels: width of the projection of each scale, finest first.
-      hidden: width of the shared convolution; None means four times the sum of ``channels``.
+      hidden: width of the shared convolution; None means four times that of its input.
       base: ``sine``, ``shared`` or ``independent``.
       lowpass: None or (size, sigma) of the Gaussian over the channel plane of the base kernel.
       position: append row and column of each pixel, in [-1, 1], to the concatenation (CoordConv,

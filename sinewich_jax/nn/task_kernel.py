@@ -86,8 +86,8 @@ class TaskKernel(nn.Module):
         spec = self.spec
         shape = (self.features, self.in_features, spec.rank)
         if spec.kind == "sine" and spec.start == "anchored":
-            # The constants live in their own collection: never trained and never saved, since the
-            # same seed makes the same numbers again.
+            # A collection of its own: never trained, and kept with the frozen backbone rather than
+            # in each checkpoint. The same seed makes the same numbers again.
             anchor = self.variable("anchor", "factors", self._anchor_factors)
             self.anchor = anchor.value
             self.up = self.param("up", lambda key: self.anchor["up"])
@@ -165,17 +165,19 @@ class TaskKernel(nn.Module):
           omega: (T,) frequencies; read by the sine rule only.
 
         Returns:
-          ``pairwise_cosine`` (T, T) between the tasks' updates and ``update_cosine`` (), its mean
-          over pairs (1 where all tasks share one update); for the sine rule also
-          ``modulation_index`` (T,).
+          With more than one task ``pairwise_cosine`` (T, T) between the tasks' updates and
+          ``update_cosine`` (), its mean over pairs (1 where all tasks share one update); for the
+          sine rule ``modulation_index`` (T,).
         """
+        report = {}
+        if self.spec.kind == "sine":
+            report["modulation_index"] = sine.modulation_index(self.base(), omega)
+        if self.spec.num_tasks == 1:
+            return report
         updates = jnp.broadcast_to(
             self(omega), (self.spec.num_tasks, self.in_features, self.features)
         )
-        report = {
+        return report | {
             "pairwise_cosine": sine.kernel_cosine(updates),
             "update_cosine": sine.mean_pairwise_cosine(updates),
         }
-        if self.spec.kind == "sine":
-            report["modulation_index"] = sine.modulation_index(self.base(), omega)
-        return report

@@ -27,6 +27,10 @@ from sinewich_jax.train import progress
 Array = jax.Array
 
 
+COMMAND = "python train.py --config=configs/pretrain_scenes.py"
+"""What makes the shipped backbone; it stands in the header of the file beside config and score."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
     """One pretraining run.
@@ -244,8 +248,7 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
         path: np.asarray(leaf)
         for path, leaf in trees.flatten_paths(state["params"]["backbone"]).items()
     }
-    arrays.save_safetensors(
-        workdir / "backbone.safetensors", flat, {"results": json.dumps(results, sort_keys=True)}
-    )
+    header = {"command": COMMAND, "results": json.dumps(results, sort_keys=True)}
+    arrays.save_safetensors(workdir / "backbone.safetensors", flat, header)
     atomic.write_json(workdir / "results.json", results)
     return results

@@ -193,6 +193,8 @@ def make_writers(
     writers: list[Writer] = [JsonlWriter(workdir / METRICS_FILE, from_step)]
     if importlib.util.find_spec("tensorboardX"):
         writers.append(TensorBoardWriter(workdir / "tensorboard", from_step))
+    else:
+        announce("no TensorBoard events are written: the extra tb (tensorboardX) is not installed")
     return Writers([*writers, ConsoleWriter(total_steps, from_step, shown)])
 
 
