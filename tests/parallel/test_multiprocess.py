@@ -52,7 +52,7 @@ def launch(processes: int, folder: pathlib.Path, *more: pathlib.Path) -> list[di
                 )
             )
         for child in children:
-            log, _ = child.communicate(timeout=150)
+            log, _ = child.communicate(timeout=400)
             assert child.returncode == 0, log[-4000:]
     finally:
         for child in children:
