@@ -196,8 +196,9 @@ def comparison_table(
             continue
         cells = [c for c in final_cells(method, root) if result(c, root) is not None]
         diagnostics = [
-            tables.mean_spread([last_record(c, root, key) for c in cells], 2)
+            "none" if all(map(math.isnan, values)) else tables.mean_spread(values, 2)
             for key in ("update_cosine", "modulation_index")
+            for values in [[last_record(c, root, key) for c in cells]]
         ]
         body.append(
             [
@@ -286,8 +287,8 @@ def publish(root: Path) -> None:
     )
     table = main_table(complete).split("\n", 2)[2].strip()
     note = (
-        f"Mean and sample standard deviation over {len(SEEDS)} seeds; methods compared at equal "
-        "parameters: [docs/results/scenes.md](docs/results/scenes.md)."
+        f"Mean and sample standard deviation over {len(SEEDS)} seeds. All rows, with what has not run: "
+        "[docs/results/scenes.md](docs/results/scenes.md)."
     )
     atomic.write_text(readme, between(text, "table", f"{table}\n\n{note}"))
 
