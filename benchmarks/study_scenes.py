@@ -287,8 +287,8 @@ def publish(root: Path) -> None:
     )
     table = main_table(complete).split("\n", 2)[2].strip()
     note = (
-        f"Mean and sample standard deviation over {len(SEEDS)} seeds. All rows, with what has not run: "
-        "[docs/results/scenes.md](docs/results/scenes.md)."
+        f"Mean and sample standard deviation over {len(SEEDS)} seeds. All rows, with what has not "
+        "run: [docs/results/scenes.md](docs/results/scenes.md)."
     )
     atomic.write_text(readme, between(text, "table", f"{table}\n\n{note}"))
 
