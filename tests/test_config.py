@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -127,7 +128,7 @@ def test_differences_ignore_what_does_not_change_the_numbers():
 def test_every_key_is_documented():
     for cls in (configs.Config, configs.MeshConfig, configs.AugmentConfig):
         for field in dataclasses.fields(cls):
-            assert f"\n      {field.name}: " in cls.__doc__
+            assert f"\n  {field.name}: " in inspect.getdoc(cls)
 
 
 def test_bounds_name_real_keys():
