@@ -47,7 +47,7 @@ BASE = {
 }
 
 # An anchored kernel has entries of order one and wants a higher rate than factors that start at
-# zero; measured on docs/results/scenes.md.
+# zero; benchmarks/study_scenes.py holds the grids that measure it.
 _PLAIN = {"task_lr_mult": 1.0}
 
 VARIANTS = {
