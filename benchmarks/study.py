@@ -6,6 +6,7 @@ a stopped one goes on from its checkpoint, and one that was not reached says "no
 
 from __future__ import annotations
 
+import argparse
 import concurrent.futures
 import dataclasses
 import itertools
@@ -57,6 +58,16 @@ def result(cell: Cell, root: Path) -> dict[str, Any] | None:
         found.append(json.loads(path.read_text(encoding="utf-8")))
     results, config = found
     return results if results["steps"] == config["steps"] else None
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """The options that every study has; ``description`` is its docstring."""
+    parser = argparse.ArgumentParser(description=description.split("\n", maxsplit=1)[0])
+    parser.add_argument("--minutes", type=float, default=90.0, help="wall-clock budget")
+    parser.add_argument("--root", type=Path, default=ROOT / "runs" / "study")
+    parser.add_argument("--jobs", type=int, default=2, help="cells at a time")
+    parser.add_argument("--page", action="store_true", help="only write the page")
+    return parser
 
 
 def run(cells: Sequence[Cell], root: Path, minutes: float, jobs: int = 2) -> None:

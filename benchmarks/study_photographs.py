@@ -8,12 +8,11 @@ stopped and started again; ``--page`` writes docs/results/photographs.md from wh
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import ROOT, Cell, result, run
+from benchmarks.study import ROOT, Cell, make_parser, result, run
 from sinewich_jax.report.study import Page
 
 SETS = {
@@ -79,7 +78,8 @@ def page(root: Path) -> Page:
     made = Page("Real photographs").text(
         "Made by `python -m benchmarks.study_photographs`; every number is read from the runs' "
         f"`results.json`. Mean and sample standard deviation over up to {len(SEEDS)} seeds on the "
-        "test split; two runs at a time, one core each, so `train minutes` are those of one core.",
+        "test split. `train minutes` are wall time of runs that shared the machine with others, "
+        "so they are an upper bound.",
         "The mean label map looks at no image; it is the least that a model must beat. The kitchen "
         "is one static room split by trajectory: its test measures new viewpoints, not new scenes. "
         "Learning rates are the configs' defaults for every method: this page compares with the "
@@ -92,11 +92,7 @@ def page(root: Path) -> Page:
 
 def main() -> None:
     """Runs what is missing, then writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--minutes", type=float, default=90.0, help="wall-clock budget")
-    parser.add_argument("--root", type=Path, default=ROOT / "runs" / "study")
-    parser.add_argument("--jobs", type=int, default=2, help="cells at a time")
-    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser = make_parser(__doc__)
     arguments = parser.parse_args()
     if not arguments.page:
         cells = [cell(n, m, seed) for seed in SEEDS for m in METHODS for n in SETS]

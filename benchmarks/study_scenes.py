@@ -10,7 +10,6 @@ stopped and started again at any time; ``--page`` writes docs/results/scenes.md 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -18,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import ROOT, Cell, result, run
+from benchmarks.study import ROOT, Cell, make_parser, result, run
 from sinewich_jax.report import study as tables
 from sinewich_jax.storage import atomic
 from sinewich_jax.tasks import delta_m
@@ -258,8 +257,9 @@ INTRODUCTION = """# Six tasks on procedural scenes
 
 Made by `python -m benchmarks.study_scenes`; every number is read from the runs' `results.json`.
 Mean and sample standard deviation over {seeds} seeds on the `test` split (256 scenes of 64 x 64
-pixels whose seeds no other split shares); each method at its own learning rate, chosen on `val`
-with another seed (see the last table). One cell of the default row:
+pixels whose seeds no other split shares). A method runs at its own learning rate, chosen on `val`
+with another seed, once its grid (last table) has run; until then, marked †, at the config's. One
+cell of the default row:
 
     {command}
 
@@ -302,11 +302,7 @@ def between(text: str, name: str, content: str) -> str:
 
 def main() -> None:
     """Runs what is missing, then writes the page."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--minutes", type=float, default=90.0, help="wall-clock budget")
-    parser.add_argument("--root", type=Path, default=ROOT / "runs" / "study")
-    parser.add_argument("--jobs", type=int, default=2, help="cells at a time")
-    parser.add_argument("--page", action="store_true", help="only write the page")
+    parser = make_parser(__doc__)
     parser.add_argument("--no-tuning", action="store_true", help="rows only, at known rates")
     parser.add_argument("--methods", nargs="+", default=list(NAMES), choices=list(NAMES))
     arguments = parser.parse_args()
