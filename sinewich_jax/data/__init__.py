@@ -37,6 +37,7 @@ _HOME = {
     "find_root": "registry",
     "from_arrays": "source",
     "from_folder": "folder",
+    "default_eval_split": "registry",
     "load": "registry",
     "names": "registry",
     "read_image": "files",
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     from sinewich_jax.data.folder import FolderSource, from_folder  # noqa: F401
     from sinewich_jax.data.labels import register_kind  # noqa: F401
     from sinewich_jax.data.pipeline import Pipeline, batches, eval_batches  # noqa: F401
-    from sinewich_jax.data.registry import find_root, load, names, register  # noqa: F401
+    from sinewich_jax.data.registry import default_eval_split, find_root, load, names, register  # noqa: F401
     from sinewich_jax.data.resize import resize_example, resize_image  # noqa: F401
     from sinewich_jax.data.source import ArraySource, DataSource, from_arrays  # noqa: F401
     from sinewich_jax.data.views import Cached, Resized, SelectTasks, Subset  # noqa: F401

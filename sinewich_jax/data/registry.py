@@ -30,26 +30,46 @@ ENVIRONMENT = "SINEWICH_DATA"
 """The environment variable that names the folder of the data sets when ``data_dir`` is not set."""
 
 _OPENERS: dict[str, Opener] = {}
+_EVAL_SPLITS: dict[str, str] = {}
 
 
-def register(name: str) -> Callable[[Opener], Opener]:
+def register(name: str, *, eval_split: str = "val") -> Callable[[Opener], Opener]:
     """Registers a data set.
 
     The function is called as ``open(split, data_dir=..., **options)`` with a plain split name. When
-    it takes ``tasks``, ``image_size`` or ``channels`` these are passed on to it; in any case
-    :func:`load` then brings the tasks and the size to what was asked.
+    it takes ``tasks``, ``image_size``, ``channels`` or ``size`` these are passed on to it; in any
+    case :func:`load` then brings tasks, image size and number of examples to what was asked.
 
     Args:
       name: what :func:`load` will know it by.
+      eval_split: the split that is scored when a run does not name one.
     """
 
     def enter(opener: Opener) -> Opener:
         if name in _OPENERS:
             raise ConfigError(f"a data set named {name!r} is registered already")
         _OPENERS[name] = opener
+        _EVAL_SPLITS[name] = eval_split
         return opener
 
     return enter
+
+
+def default_eval_split(name: str) -> str:
+    """The split of a data set that is scored when a run does not name one.
+
+    Raises:
+      ConfigError: an unknown data set (the nearest is offered).
+    """
+    _opener(name)
+    return _EVAL_SPLITS[name]
+
+
+def _opener(name: str) -> Opener:
+    _import_sets()
+    if name not in _OPENERS:
+        raise ConfigError(f"there is no data set {name!r}{did_you_mean(name, _OPENERS)}")
+    return _OPENERS[name]
 
 
 @functools.cache
@@ -73,6 +93,7 @@ def load(
     tasks: Sequence[str] | None = None,
     image_size: tuple[int, int] | None = None,
     channels: Mapping[str, int] | None = None,
+    size: int | None = None,
     cache_mb: int = 1024,
     **options: Any,
 ) -> DataSource:
@@ -86,6 +107,8 @@ def load(
       image_size: (height, width); None keeps the set's own.
       channels: class counts by task, for a set whose files do not say them; a set that knows its
         classes keeps its own.
+      size: only the first ``size`` examples of the split; None takes all. A set that makes its
+        examples makes so many.
       cache_mb: megabytes of decoded examples kept in memory after their first reading.
       **options: what the set's own opener takes besides.
 
@@ -96,20 +119,20 @@ def load(
       ConfigError: an unknown data set or option (the nearest is offered).
       DataError: the data is absent or not what it should be.
     """
-    _import_sets()
-    if name not in _OPENERS:
-        raise ConfigError(f"there is no data set {name!r}{did_you_mean(name, _OPENERS)}")
-    opener = _OPENERS[name]
+    opener = _opener(name)
     accepted = inspect.signature(opener).parameters
     for key in options:
         if key not in accepted:
             near = did_you_mean(key, [p for p in accepted if p != "split"])
             raise ConfigError(f"data set {name!r} has no option {key!r}{near}")
-    for key, value in (("tasks", tasks), ("image_size", image_size), ("channels", channels)):
-        if key in accepted:
-            options[key] = value
     base, start, stop = parse_split(split)
+    asked = {"tasks": tasks, "image_size": image_size, "channels": channels}
+    if start is None and stop is None:  # The size of a part is not that of its split.
+        asked["size"] = size
+    options |= {key: value for key, value in asked.items() if key in accepted}
     source = part(opener(base, data_dir=data_dir, **options), start, stop)
+    if size is not None and len(source) != size:
+        source = part(source, None, str(size))
     if tasks is not None and tuple(tasks) != tuple(source.tasks):
         source = SelectTasks(source, tasks)
     if image_size is not None and source.size != tuple(image_size):

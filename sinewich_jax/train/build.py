@@ -330,30 +330,13 @@ def open_source(config: Config, part: str) -> data.DataSource:
     Raises:
       DataError: the data is absent or not what it should be.
     """
-    size = config.train_size if part == "train" else config.eval_size
-    split = part
-    if part == "eval":
-        split = config.eval_split or EVAL_SPLITS.get(config.data, "val")
-    options: dict[str, Any] = {}
-    if config.data == "scenes":
-        evaluated = config.eval_size or 256
-        options["counts"] = {
-            "train": config.train_size or 2048,
-            "val": evaluated,
-            "test": evaluated,
-        }
-    elif size is not None:
-        split = f"{split}[:{size}]"
+    training = part == "train"
     return data.load(
         config.data,
-        split,
+        "train" if training else config.eval_split or data.default_eval_split(config.data),
         data_dir=config.data_dir,
         tasks=config.tasks,
         image_size=config.image_size,
         channels=dict(config.channels),
-        **options,
+        size=config.train_size if training else config.eval_size,
     )
-
-
-EVAL_SPLITS = {"ccp": "test", "kitchen": "test"}
-"""The evaluation split of data sets that have no ``val``."""

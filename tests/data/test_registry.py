@@ -48,6 +48,20 @@ def tiny(monkeypatch):
     return reads
 
 
+def test_size_takes_the_first_examples(tiny):
+    assert len(data.load("tiny", "train", size=4)) == 4
+    assert len(data.load("tiny", "train[2:9]", size=3)) == 3
+    with pytest.raises(DataError, match=r"\[:11\] of a split with 10"):
+        data.load("tiny", "train", size=11)
+
+
+def test_each_set_says_which_split_is_scored():
+    assert data.default_eval_split("scenes") == "val"
+    assert data.default_eval_split("ccp") == data.default_eval_split("kitchen") == "test"
+    with pytest.raises(ConfigError, match="scenes"):
+        data.default_eval_split("scens")
+
+
 def test_built_in_sets():
     assert set(data.names()) >= {"ccp", "folder", "kitchen", "scenes"}
 
@@ -156,8 +170,7 @@ def test_every_public_name_resolves():
 
 
 def test_scenes_by_name(tmp_path):
-    counts = {"train": 3}
-    sizes = {"data_dir": tmp_path, "image_size": (16, 24), "counts": counts, "progress": False}
+    sizes = {"data_dir": tmp_path, "image_size": (16, 24), "size": 3, "progress": False}
     source = data.load("scenes", "train", **sizes)
     assert len(source) == 3 and source.size == (16, 24)
     expected = {"semseg": 8, "human_parts": 7, "saliency": 1, "normals": 3, "depth": 1, "edge": 1}
@@ -165,8 +178,9 @@ def test_scenes_by_name(tmp_path):
     assert source.class_names["semseg"][0] == "wall"
     batch = data.batches(source, ("depth", "semseg"), batch_size=2).batch_at(0)
     assert batch["image"].shape == (2, 16, 24, 3) and list(batch["labels"]) == ["depth", "semseg"]
-    with pytest.raises(DataError, match="name it in counts"):
-        data.load("scenes", "pretrain", **{**sizes, "counts": None})
+    assert len(data.load("scenes", "train[:2]", **sizes | {"size": 1})) == 1
+    with pytest.raises(DataError, match="say size=N"):
+        data.load("scenes", "pretrain", **sizes | {"size": None})
 
 
 def test_scenes_in_a_place_that_cannot_be_written_are_one_sentence(tmp_path):

@@ -174,11 +174,16 @@ def prepare(
         path = pathlib.Path(builder.data_dir)
         if not _is_prepared(path):
             builder.progress = progress
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(
-                    try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP
-                )
+            download_config = tfds.download.DownloadConfig(
+                try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP
             )
+            try:
+                builder.download_and_prepare(download_config=download_config)
+            except OSError:
+                # Another process that rendered the same scenes was first to rename its directory;
+                # which bits are there does not depend on who wrote them.
+                if not _is_prepared(path):
+                    raise
     return path
 
 

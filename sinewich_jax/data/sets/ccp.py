@@ -15,7 +15,7 @@ from sinewich_jax.data.registry import register
 from sinewich_jax.data.source import ArraySource
 
 
-@register("ccp")
+@register("ccp", eval_split="test")
 def ccp(split: str, data_dir: str | os.PathLike[str] | None = None) -> ArraySource:
     """Opens a split, ``"train"`` or ``"test"``; tasks semseg, human_parts, saliency, edge.
 

@@ -22,7 +22,7 @@ from sinewich_jax.data.registry import register
 from sinewich_jax.data.source import ArraySource
 
 
-@register("kitchen")
+@register("kitchen", eval_split="test")
 def kitchen(split: str, data_dir: str | os.PathLike[str] | None = None) -> ArraySource:
     """Opens a split, ``"train"`` or ``"test"``; tasks semseg, normals, depth, edge.
 

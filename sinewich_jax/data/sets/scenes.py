@@ -8,7 +8,6 @@ the evaluation scenes again; example i of a split is always the same scene.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from sinewich_jax.data.registry import register
@@ -33,7 +32,7 @@ def scenes(
     split: str,
     data_dir: str | os.PathLike[str] | None = None,
     image_size: tuple[int, int] | None = None,
-    counts: Mapping[str, int] | None = None,
+    size: int | None = None,
     progress: bool = True,
 ) -> DataSource:
     """Opens a split, rendering it first if it is not in the cache; all six tasks.
@@ -42,27 +41,29 @@ def scenes(
       split: ``train``, ``val``, ``test`` or ``pretrain`` (disjoint scenes).
       data_dir: cache folder; None takes ``SINEWICH_CACHE`` or the user's cache.
       image_size: (height, width), by default (64, 64); scenes are rendered at this size.
-      counts: scenes of each split; for splits not named, the builder's default.
+      size: number of scenes; None takes the split's usual number.
       progress: show a progress bar while rendering.
     """
     from sinewich_jax.data.scenes import PART_CLASSES, SEMSEG_CLASSES, builder
 
-    sizes = {**builder.COUNTS, **(counts or {})}
-    if split not in sizes:
-        raise DataError(
-            f"split {split!r} of 'scenes' has no default size (only {', '.join(sizes)} have); "
-            "name it in counts"
-        )
+    if size is None:
+        if split not in builder.COUNTS:
+            raise DataError(
+                f"split {split!r} of 'scenes' has no usual size (only {', '.join(builder.COUNTS)} "
+                "have); say size=N"
+            )
+        size = builder.COUNTS[split]
     height, width = image_size or (64, 64)
     folder = data_dir or cache_dir()
     try:
-        path = builder.prepare(folder, height, width, {split: sizes[split]}, progress=progress)
+        path = builder.prepare(folder, height, width, {split: size}, progress=progress)
     except OSError as error:
         if is_full_disk(error):
             raise
         raise DataError(
-            f"scenes cannot be rendered into {folder} ({error.strerror}); name a folder that can "
-            f"be written by the config key data_dir or the environment variable {CACHE_ENVIRONMENT}"
+            f"scenes cannot be rendered into {folder} ({error.strerror or error}); name a folder "
+            "that can be written by the config key data_dir or the environment variable "
+            f"{CACHE_ENVIRONMENT}"
         ) from error
     source = builder.open(path, split)
     names = {"semseg": SEMSEG_CLASSES, "human_parts": PART_CLASSES}

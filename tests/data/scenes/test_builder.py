@@ -94,6 +94,20 @@ def test_an_interrupted_preparation_is_never_read(tmp_path, monkeypatch):
     assert len(builder.open(expected, "train")) == 4
 
 
+def test_two_processes_that_prepare_at_once_both_succeed(tmp_path, monkeypatch):
+    whole, inner = builder.Scenes._example, []
+
+    def slow(self, seed):
+        if not inner:  # While the first is at work, a second one prepares the same scenes.
+            inner.append(True)
+            builder.prepare(tmp_path, 16, 16, {"train": 2}, progress=False)
+        return whole(self, seed)
+
+    monkeypatch.setattr(builder.Scenes, "_example", slow)
+    path = builder.prepare(tmp_path, 16, 16, {"train": 2}, progress=False)
+    assert inner and len(builder.open(path, "train")) == 2
+
+
 def test_progress_is_one_bar_on_stderr(tmp_path, capsys):
     builder.prepare(tmp_path, 16, 16, {"train": 2}, progress=True)
     out, err = capsys.readouterr()
