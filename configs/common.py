@@ -18,7 +18,7 @@ def make_config(**overrides: Any) -> ConfigDict:
     whose type is known (``--config.data_dir=...``, ``--config.image_size="(64, 64)"``).
 
     Args:
-      **overrides: values by key; a mapping for ``mesh``, ``augment`` and ``loss_weights``.
+      **overrides: values by key; a mapping for ``mesh``, ``augment`` and the per-task keys.
 
     Returns:
       A ConfigDict that ``sinewich_jax.config.from_config_dict`` accepts.
@@ -26,8 +26,10 @@ def make_config(**overrides: Any) -> ConfigDict:
     config = configs.from_dict(overrides)
     result = _with_placeholders(config)
     # One key a task, so that --config.loss_weights.depth=2 works; None is the task's default.
-    for key, kind in (("loss_weights", float), ("channels", int)):
+    hints = typing.get_type_hints(configs.Config)
+    for key in configs.PER_TASK_KEYS:
         given = dict(getattr(config, key))
+        _, kind = typing.get_args(typing.get_args(hints[key])[0])
         del result[key]
         result[key] = ConfigDict(
             {task: given.get(task, config_dict.placeholder(kind)) for task in config.tasks}

@@ -29,6 +29,7 @@ from configs.common import choose, make_config
 BASE = {
     "data": "scenes",
     "channels": {"semseg": 8},
+    "loss_kinds": {"depth": "l2"},
     "image_size": (64, 64),
     "train_size": 2048,
     "eval_size": 256,

@@ -78,6 +78,8 @@ class Config:
       channels: pairs of task and head width, where a data set differs from the task's default
         (ccp has 16 classes); checked against the data.
       loss_weights: pairs of task and weight; a task not named keeps its own default.
+      loss_kinds: pairs of task and the kind of its loss, for tasks with a choice (``depth``: ``l1``
+        or ``l2``; ``normals``: ``l1`` or ``cosine``).
       backbone: name of the backbone.
       backbone_weights: ``"shipped"``, ``"random"``, or a weight file.
       method: what adapts the backbone.
@@ -125,6 +127,7 @@ class Config:
     tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
     channels: tuple[tuple[str, int], ...] = ()
     loss_weights: tuple[tuple[str, float], ...] = ()
+    loss_kinds: tuple[tuple[str, str], ...] = ()
 
     backbone: str = "tiny"
     backbone_weights: str = "shipped"
@@ -184,7 +187,7 @@ EXECUTION_KEYS = (
 )
 
 # Keys that hold pairs of task and value; a config file writes them as a mapping.
-_PER_TASK = ("channels", "loss_weights")
+PER_TASK_KEYS = ("channels", "loss_weights", "loss_kinds")
 
 # Inclusive bounds; a tuple value is checked element by element, None always passes.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -226,8 +229,8 @@ def from_dict(mapping: Mapping[str, Any]) -> Config:
 
     Args:
       mapping: keys of :class:`Config`; those left out take their defaults.  Lists pass for tuples,
-        whole numbers for floats, and a mapping for the pairs of ``channels`` and
-        ``loss_weights`` (where None means the task's own default).
+        whole numbers for floats, and a mapping for the pairs of ``channels``,
+        ``loss_weights`` and ``loss_kinds`` (where None means the task's own default).
 
     Returns:
       The checked config.
@@ -246,12 +249,12 @@ def from_dict(mapping: Mapping[str, Any]) -> Config:
 def from_config_dict(config: Any) -> Config:
     """Makes a :class:`Config` from an ``ml_collections.ConfigDict`` or a plain mapping.
 
-    A config file has ``channels`` and ``loss_weights`` for all its tasks and a command may choose
-    fewer of them, so entries of tasks that are not chosen are left out here.
+    A config file has per-task keys (:data:`PER_TASK_KEYS`) for all its tasks and a command may
+    choose fewer of them, so entries of tasks that are not chosen are left out here.
     """
     values = dict(config.to_dict() if hasattr(config, "to_dict") else config)
     chosen = values.get("tasks", Config.tasks)
-    for key in _PER_TASK:
+    for key in PER_TASK_KEYS:
         if isinstance(values.get(key), Mapping):
             values[key] = {task: item for task, item in values[key].items() if task in chosen}
     return from_dict(values)
@@ -260,7 +263,7 @@ def from_config_dict(config: Any) -> Config:
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as JSON-able values; :func:`from_dict` gives the same config back."""
     plain = dataclasses.asdict(config)
-    plain.update({key: dict(plain[key]) for key in _PER_TASK})
+    plain.update({key: dict(plain[key]) for key in PER_TASK_KEYS})
     return _jsonable(plain)
 
 
@@ -312,7 +315,7 @@ def _dataclass_from(cls: type, mapping: Any, prefix: str) -> Any:
 
 def _coerce(value: Any, hint: Any, key: str) -> Any:
     """``value`` as ``hint`` asks (lists to tuples, ints to floats), or ConfigError."""
-    if key in _PER_TASK and isinstance(value, Mapping):
+    if key in PER_TASK_KEYS and isinstance(value, Mapping):
         value = tuple((task, item) for task, item in value.items() if item is not None)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -373,7 +376,7 @@ def _check_bounds(config: Config) -> None:
         raise ConfigError("config key 'tasks' is empty; expected at least one task")
     if len(set(config.tasks)) != len(config.tasks):
         raise ConfigError(f"config key 'tasks' names a task twice: {', '.join(config.tasks)}")
-    for key in _PER_TASK:
+    for key in PER_TASK_KEYS:
         for task, _ in getattr(config, key):
             if task not in config.tasks:
                 raise ConfigError(

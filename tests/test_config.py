@@ -102,6 +102,17 @@ def test_loss_weight_falls_back_to_the_task_default():
     )
 
 
+def test_loss_kinds_reach_the_tasks():
+    from sinewich_jax.train import build
+
+    kinds = {"loss_kinds": {"depth": "l2"}}
+    made = {task.name: task for task in build.experiment(from_dict(kinds)).tasks}
+    assert made["depth"].loss_kind == "l2" and made["normals"].loss_kind == "l1"
+    for task, word in (("edge", "one kind only"), ("depth", "expected 'l1' or 'l2'")):
+        with pytest.raises(ConfigError, match=word):
+            build.experiment(from_dict({"loss_kinds": {task: "l3"}}))
+
+
 def test_config_dict_of_ml_collections_is_accepted():
     ml_collections = pytest.importorskip("ml_collections")
     config_dict = ml_collections.ConfigDict({"rank": 16, "mesh": {"model": 2}, "tasks": ("depth",)})

@@ -19,9 +19,10 @@ CLAMP = 1e-9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Depth(Task):
-    """Regression of metric depth with an L1 loss on the raw output.
+    """Regression of metric depth on the raw output.
 
     Attributes:
+      loss_kind: "l1" (MTI-Net, ATRC, MTLoRA), or "l2", which is what the RMSE measures.
       clamp: clamp predictions at 1e-9 m for every metric, as MTLoRA and InvPT do; by default only
         the logarithm is clamped, as in ATRC.
       picture_range: depths in metres that pictures show as brightest (near) and darkest (far).
@@ -31,6 +32,7 @@ class Depth(Task):
     primary: str = "rmse"
     higher_is_better: bool = False
     unit: str = "m"
+    loss_kind: str = "l1"
     clamp: bool = False
     picture_range: tuple[float, float] = (0.5, 8.0)
 
@@ -38,6 +40,10 @@ class Depth(Task):
         """Checks head width and range."""
         if self.channels != 1:
             raise ConfigError(f"{self.name} has {self.channels} channels; depth takes one.")
+        if self.loss_kind not in ("l1", "l2"):
+            raise ConfigError(
+                f"{self.name}: loss_kind is {self.loss_kind!r}, expected 'l1' or 'l2'."
+            )
         near, far = self.picture_range
         if not 0 <= near < far:
             raise ConfigError(
@@ -45,9 +51,10 @@ class Depth(Task):
             )
 
     def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
-        """Mean absolute error over the valid pixels, metres."""
+        """Mean absolute (metres) or squared (square metres) error over the valid pixels."""
         check_batch(self, logits, label, valid)
-        return losses.depth_l1(logits[..., 0], label, valid)
+        error = losses.depth_l2 if self.loss_kind == "l2" else losses.depth_l1
+        return error(logits[..., 0], label, valid)
 
     def predict(self, logits: jax.Array) -> jax.Array:
         """The output as it is, float32 [..., H, W], metres."""

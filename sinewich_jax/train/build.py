@@ -192,6 +192,13 @@ def _task(config: Config, name: str) -> tasks.Task:
     overrides: dict[str, Any] = {"weight": config.loss_weight(name, task.weight)}
     if name in dict(config.channels):
         overrides["channels"] = dict(config.channels)[name]
+    if name in dict(config.loss_kinds):
+        if not hasattr(task, "loss_kind"):
+            raise ConfigError(
+                f"config key 'loss_kinds.{name}' is {dict(config.loss_kinds)[name]!r}, but the "
+                "loss of that task has one kind only"
+            )
+        overrides["loss_kind"] = dict(config.loss_kinds)[name]
     return tasks.make(name, **overrides)
 
 

@@ -66,6 +66,18 @@ def test_depth_loss_has_the_published_value():
     assert losses.depth_l1(z, y, mask([1, 0], [1, 1])) == pytest.approx(0.5, abs=1e-7)
 
 
+def test_squared_depth_loss_is_the_square_of_the_rmse():
+    z, y = np.array([[[1.0, 1e30], [3.0, 4.0]]]), np.array([[[1.5, np.nan], [2.0, 4.0]]])
+    assert losses.depth_l2(z, y, mask([1, 0], [1, 1])) == pytest.approx(1.25 / 3, abs=1e-7)
+    task = tasks.make("depth", loss_kind="l2")
+    logits, label, valid = random_batch(task, 3)
+    metric = task.metric()
+    rmse = metric.compute(metric.merge(metric.empty(), metric.update(logits, label, valid)))["rmse"]
+    value, grad = loss_and_slope(task)(logits, label, valid)
+    assert value == pytest.approx(rmse**2, rel=1e-5)
+    assert np.isfinite(np.asarray(grad)).all() and not np.any(np.asarray(grad)[~valid])
+
+
 # --- published code on random inputs -------------------------------------------------------------
 
 PARITY = [
