@@ -23,6 +23,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from sinewich_jax.core import trig
 from sinewich_jax.core.lowpass import LowPass, gaussian_lowpass, gaussian_taps
 from sinewich_jax.core.spectrum import (
     at_least_float32,
@@ -111,7 +112,7 @@ def modulate(
       (k, k, in, out), float32 at least; cast it to the compute dtype afterwards.
     """
     omega, kernel = _operands(omega, kernel)
-    return _filtered(jnp.sin(omega * kernel), gain, lowpass)
+    return _filtered(trig.sin(omega * kernel), gain, lowpass)
 
 
 def anchored(
@@ -143,7 +144,7 @@ def anchored(
         )
     omega, kernel, anchor = _operands(omega, kernel, anchor)
     half = omega / 2
-    difference = 2 * jnp.cos(half * (kernel + anchor)) * jnp.sin(half * (kernel - anchor))
+    difference = 2 * trig.cos(half * (kernel + anchor)) * trig.sin(half * (kernel - anchor))
     return _filtered(difference, gain, lowpass)
 
 
