@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sinewich_jax.storage import arrays
 from tests.helpers import data_root
@@ -57,6 +58,29 @@ def test_photographs(tmp_path, name, tasks):
     check_run(tmp_path / "run", tasks)
 
 
+@pytest.mark.slow
+def test_folder(tmp_path):
+    photos, rng = tmp_path / "photos", np.random.default_rng(0)
+    for name in ("images", "semseg", "saliency", "splits"):
+        (photos / name).mkdir(parents=True)
+    for stem in "abcd":
+        label = rng.integers(0, 2, (20, 24), dtype=np.uint8)
+        for name, pixels in (("semseg", label), ("saliency", 255 * label)):
+            Image.fromarray(pixels).save(photos / name / f"{stem}.png")
+        Image.fromarray(np.stack([100 * label] * 3, -1)).save(photos / "images" / f"{stem}.png")
+    (photos / "splits" / "train.txt").write_text("a\nb\nc\n")
+    (photos / "splits" / "val.txt").write_text("d\n")
+    done = train(
+        "configs/folder.py:debug",
+        tmp_path / "run",
+        f"--config.data_dir={photos}",
+        "--config.tasks=('semseg','saliency')",
+        "--config.channels.semseg=2",
+    )
+    assert done.returncode == 0, done.stderr
+    check_run(tmp_path / "run", ("semseg", "saliency"))
+
+
 @pytest.mark.parametrize("name", ["ccp", "kitchen"])
 def test_photographs_that_are_absent_name_both_ways_to_find_them(tmp_path, name):
     done = train(f"configs/{name}.py:debug", tmp_path / "run", f"--config.data_dir={tmp_path}")
@@ -93,6 +117,12 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path):
     assert json.loads(header["results"])["config"]["seed"] == 0
 
 
-def test_an_unknown_pretraining_key_is_named(tmp_path):
+def test_a_pretraining_key_that_cannot_be_is_named(tmp_path):
+    for flag, word in (
+        ("held_out=3", "expected at least 4 (one batch)"),
+        ("steps=0", "at least 1"),
+    ):
+        done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", f"--config.{flag}")
+        assert done.returncode != 0 and word in done.stderr
     done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", "--config.step=3")
     assert done.returncode == 2 and "'step'" in done.stderr and "steps" in done.stderr

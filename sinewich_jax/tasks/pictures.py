@@ -154,17 +154,6 @@ def seen_by(rgb: np.ndarray) -> np.ndarray:
     return _linear_to_oklab(np.clip(views, 0.0, 1.0))
 
 
-def closest_pair(colours: np.ndarray) -> float:
-    """Smallest OKLab distance between two colours, for the eye that finds it hardest.
-
-    Args:
-      colours: uint8 [N, 3].
-    """
-    views = seen_by(colours / 255.0)
-    gaps = np.linalg.norm(views[:, :, None] - views[:, None], axis=-1)
-    return float(gaps[:, ~np.eye(len(colours), dtype=bool)].min())
-
-
 @functools.lru_cache(maxsize=32)
 def palette(count: int) -> np.ndarray:
     """Class colours that stay apart, also for colour-blind eyes.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -77,7 +76,7 @@ class Evaluator:
         """Scores of the mean label map of the training set; kept in ``baseline.json``."""
         path = workdir / BASELINE_FILE
         if path.exists():
-            return _from_json(json.loads(path.read_text(encoding="utf-8")))
+            return _from_json(workdirs.read_json(path))
         maps = mean_labels(self._experiment.tasks, self._experiment.train_source)
         rows = parallel.local_slice(self._mesh, self._batch_size)
         logits = parallel.put_batch(

@@ -67,6 +67,21 @@ class PretrainConfig:
     stop_after: int = 0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raises ConfigError for numbers with which there is nothing to train on or to score."""
+        least = {"steps": 1, "batch_size": 1, "save_every": 1, "stop_after": 0}
+        least |= {"images": self.batch_size, "held_out": self.batch_size}
+        for key, low in least.items():
+            if getattr(self, key) < low:
+                batch = " (one batch)" if key in ("images", "held_out") else ""
+                raise ConfigError(
+                    f"config key {key!r} is {getattr(self, key)}; expected at least {low}{batch}"
+                )
+        if not 0 < self.mask_ratio < 1:
+            raise ConfigError(
+                f"config key 'mask_ratio' is {self.mask_ratio}; expected between 0 and 1"
+            )
+
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any]) -> PretrainConfig:
         """Builds the config, rejecting unknown keys with the nearest name."""

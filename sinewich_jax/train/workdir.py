@@ -68,7 +68,7 @@ def read_config(workdir: Path) -> Config:
       CheckpointError: there is none, or it is no JSON.
       ConfigError: it has keys or values that this version does not know.
     """
-    return configs.from_dict(_read_json(workdir / CONFIG_FILE))
+    return configs.from_dict(read_json(workdir / CONFIG_FILE))
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
@@ -77,16 +77,21 @@ def read_results(workdir: Path) -> dict[str, Any]:
     Raises:
       CheckpointError: the run has not finished, or the file is no JSON.
     """
-    return _read_json(workdir / RESULTS_FILE)
+    return read_json(workdir / RESULTS_FILE)
 
 
 def is_finished(workdir: Path, config: Config) -> bool:
     """Whether ``workdir`` has the results of all the steps of ``config``."""
     path = workdir / RESULTS_FILE
-    return path.exists() and _read_json(path)["steps"] == config.steps
+    return path.exists() and read_json(path)["steps"] == config.steps
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a run.
+
+    Raises:
+      CheckpointError: the file is not there, or is no JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
