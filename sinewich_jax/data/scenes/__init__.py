@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from sinewich_jax.data.scenes.batch import render_batch, render_many, stack_scenes
 from sinewich_jax.data.scenes.render import TASKS, render
-from sinewich_jax.data.scenes.sampling import SPLIT_OFFSETS, sample_scene
+from sinewich_jax.data.scenes.sampling import SPLIT_OFFSETS, sample_scene, step_aside
 from sinewich_jax.data.scenes.types import PART_CLASSES, SEMSEG_CLASSES, Scene
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "render_many",
     "sample_scene",
     "stack_scenes",
+    "step_aside",
 ]

@@ -40,7 +40,7 @@ def sample_scene(seed: int) -> t.Scene:
     """
     draws = Draws(seed)
     key = draws.word() & 0xFFFFFFFF
-    camera = _draw_camera(draws)
+    camera = _draw_camera(draws, key)
     planes, rows = _draw_room(draws)
     light = _draw_light(draws)
     build = Assembly()
@@ -61,6 +61,19 @@ def sample_scene(seed: int) -> t.Scene:
     )
 
 
+def step_aside(scene: t.Scene, step: np.ndarray) -> t.Scene:
+    """The same scene from a camera that has moved without turning; its picture has other noise.
+
+    Args:
+      scene: a scene from `sample_scene`.
+      step: float [3], metres along the camera's own axes (right, down, forward).
+    """
+    camera = scene.camera
+    eye = _float(camera.eye + np.asarray(step, np.float64) @ camera.axes)
+    noise = np.uint32((int(camera.noise) * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF)
+    return scene._replace(camera=camera._replace(eye=eye, noise=noise))
+
+
 def _float(value) -> np.ndarray:
     return np.asarray(value, np.float32)
 
@@ -69,13 +82,14 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return vector / math.sqrt(float(vector[0] ** 2 + vector[1] ** 2 + vector[2] ** 2))
 
 
-def _draw_camera(draws: Draws) -> t.Camera:
+def _draw_camera(draws: Draws, noise: int) -> t.Camera:
     eye = np.array([draws.uniform(-0.8, 0.8), -draws.uniform(3.2, 4.4), draws.uniform(0.9, 2.2)])
     aim = [draws.uniform(-0.3, 0.3), draws.uniform(-0.3, 0.3), draws.uniform(0.35, 0.65)]
     forward = _unit(np.array(aim) - eye)
     right = _unit(np.array([forward[1], -forward[0], 0.0]))
     axes = np.stack([right, np.cross(forward, right), forward])
-    return t.Camera(_float(eye), _float(axes), _float(draws.uniform(0.95, 1.25)))
+    focal = draws.uniform(0.95, 1.25)
+    return t.Camera(_float(eye), _float(axes), _float(focal), np.uint32(noise))
 
 
 def _draw_room(draws: Draws) -> tuple[t.Planes, list[tuple]]:

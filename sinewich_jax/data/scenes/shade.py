@@ -96,7 +96,7 @@ def light(scene: Scene, normal: Vec, point: Vec, xp: ModuleType) -> Array:
 def expose(scene: Scene, channels: list[Array], xp: ModuleType) -> Array:
     """Exposure, noise, gamma 3/4 and rounding to bytes.
 
-    The noise is the sum of the four bytes of a hash of (scene, pixel, channel), which is close to
+    The noise is the sum of the four bytes of a hash of (picture, pixel, channel), which is close to
     a Gaussian and the same in every array module. The gamma of 1 / 1.333 is two square roots,
     because IEEE 754 defines those exactly and powers not.
 
@@ -110,7 +110,8 @@ def expose(scene: Scene, channels: list[Array], xp: ModuleType) -> Array:
     """
     linear = xp.stack(channels, axis=-1) * scene.light.exposure
     counter = xp.arange(linear.size, dtype=xp.uint32).reshape(linear.shape)
-    bits = hash32(hash32(counter ^ scene.key, xp) ^ scene.key, xp)
+    key = scene.camera.noise
+    bits = hash32(hash32(counter ^ key, xp) ^ key, xp)
     byte = xp.uint32(0xFF)
     total = (bits & byte) + ((bits >> xp.uint32(8)) & byte)
     total = total + ((bits >> xp.uint32(16)) & byte) + (bits >> xp.uint32(24))

@@ -40,11 +40,13 @@ class Camera(NamedTuple):
       eye: float32 [3], position in the world.
       axes: float32 [3, 3], rows are the camera's x (right), y (down) and z (forward).
       focal: float32 [], focal length in image widths.
+      noise: uint32 [], what the noise of this picture is hashed with.
     """
 
     eye: np.ndarray
     axes: np.ndarray
     focal: np.ndarray
+    noise: np.ndarray
 
 
 class Planes(NamedTuple):
@@ -121,7 +123,7 @@ class Light(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """One scene; ``key`` is the uint32 that the image noise and textures are hashed with."""
+    """One scene; ``key`` is the uint32 that the textures are hashed with."""
 
     key: np.ndarray
     camera: Camera

@@ -15,6 +15,7 @@ from sinewich_jax.data.scenes import (
     render_many,
     sample_scene,
     stack_scenes,
+    step_aside,
 )
 from sinewich_jax.data.scenes import types as t
 from sinewich_jax.data.scenes.labels import CREASE, centre_weights
@@ -40,6 +41,22 @@ def examples():
 def test_golden_scene():
     """Image and all six label maps of scene 0, to the bit: float32 IEEE 754 in a fixed order."""
     assert digest(render(sample_scene(0), 64, 64)) == GOLDEN
+
+
+def test_a_step_aside_shows_the_same_scene_from_there_with_other_noise():
+    scene = sample_scene(3)
+    still = step_aside(scene, np.zeros(3))
+    first, again = (render(s, SIZE, SIZE) for s in (scene, still))
+    for task in TASKS:
+        np.testing.assert_array_equal(first["labels"][task], again["labels"][task])
+    change = first["image"].astype(int) - again["image"]
+    assert 2 < change.std() < 12 and abs(change.mean()) < 0.1
+    # A step forward brings every floor pixel nearer by less than the step times two.
+    ahead = render(step_aside(scene, [0.0, 0.0, 0.5]), SIZE, SIZE)["labels"]["depth"]
+    centre = np.s_[30:34, 30:34]
+    np.testing.assert_allclose(
+        ahead[centre].mean(), first["labels"]["depth"][centre].mean() - 0.5, atol=0.1
+    )
 
 
 def test_same_seed_same_bytes(examples):
