@@ -8,7 +8,9 @@ evaluation split touches, and no label map is read. The work directory holds
 ``backbone.safetensors``, which is shipped as ``sinewich_jax/nn/weights/tiny.safetensors``; command,
 seed and score stand in its header and on docs/results/scenes.md.
 
-``:debug`` runs in seconds.
+``:aside`` gives half of each batch to another objective: the scene is seen again after the camera
+has moved by a known step, and a predicted depth must explain the second picture. It reads no label
+either; the shipped file was made without it. ``:debug`` runs in seconds.
 """
 
 from __future__ import annotations
@@ -29,12 +31,15 @@ BASE = {
     "warmup_steps": 150,
     "weight_decay": 0.05,
     "mask_ratio": 0.5,
+    "reach": 0.8,
+    "aside_weight": 3.0,
     "save_every": 250,
     "stop_after": 0,
     "seed": 0,
 }
 
 VARIANTS = {
+    "aside": {"objective": "masked_and_aside"},
     "debug": {
         "image_size": (32, 32),
         "images": 16,

@@ -98,23 +98,26 @@ def test_dry_run_of_pretraining_only_counts(tmp_path):
 
 
 @pytest.mark.slow
-def test_pretraining_goes_on_where_it_was_stopped(tmp_path):
+@pytest.mark.parametrize("variant", ["debug", "debug,aside"])
+def test_pretraining_goes_on_where_it_was_stopped(tmp_path, variant):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert train("configs/pretrain_scenes.py:debug", whole).returncode == 0
+    config = f"configs/pretrain_scenes.py:{variant}"
+    assert train(config, whole).returncode == 0
     # A run of two of the four steps with the same schedule: its state is that of a stopped one.
-    done = train("configs/pretrain_scenes.py:debug", parts, "--config.stop_after=2")
+    done = train(config, parts, "--config.stop_after=2")
     assert done.returncode == 0, done.stderr
     assert not (parts / "backbone.safetensors").exists()
-    changed = train("configs/pretrain_scenes.py:debug", parts, "--config.learning_rate=0.5")
+    changed = train(config, parts, "--config.learning_rate=0.5")
     assert changed.returncode == 2
     assert "learning_rate (there 0.002, now 0.5)" in changed.stderr
-    assert train("configs/pretrain_scenes.py:debug", parts).returncode == 0
+    assert train(config, parts).returncode == 0
     first, header = arrays.load_safetensors(whole / "backbone.safetensors")
     second, _ = arrays.load_safetensors(parts / "backbone.safetensors")
     assert first.keys() == second.keys()
     for name, leaf in first.items():
         np.testing.assert_array_equal(leaf, second[name])
     assert json.loads(header["results"])["config"]["seed"] == 0
+    assert header["command"].endswith(".py" + (":aside" if "aside" in variant else ""))
 
 
 def test_a_pretraining_key_that_cannot_be_is_named(tmp_path):

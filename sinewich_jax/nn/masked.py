@@ -2,7 +2,9 @@
 
 Source of the idea: SimMIM (Xie et al. 2022, arXiv 2111.09886): hidden patches are replaced by one
 learned token, a light head predicts raw pixels, the loss is L1. Here the head reads all four
-scales, so that each of them is trained, and half of the pictures also lose their colour.
+scales, so that each of them is trained, and half of the pictures also lose their colour. Pictures
+that are shown whole go through the same network in the same pass; :mod:`sinewich_jax.nn.parallax`
+says what their depth is good for.
 """
 
 from __future__ import annotations
@@ -44,35 +46,68 @@ def draw_corruption(
     return Corruption(hidden, jax.random.bernoulli(grey_key, 0.5, (batch,)))
 
 
+class Output(NamedTuple):
+    """What the network says.
+
+    Attributes:
+      picture: (B, H, W, 3), normalised, the corrupted pictures as they were.
+      log_depth: (N, H, W), log of metres over :attr:`MaskedAutoencoder.typical_depth`, for the
+        pictures that were shown whole; None when there were none.
+    """
+
+    picture: Array
+    log_depth: Array | None
+
+
 class MaskedAutoencoder(nn.Module):
-    """A Swin with a mask token and a pixel head.
+    """A Swin with a mask token, a pixel head, and a depth head for pictures shown whole.
 
     Attributes:
       backbone: the Swin to pretrain; only its parameters are kept afterwards.
-      width: width of the head.
+      width: width of the heads.
+      typical_depth: metres that an output of zero stands for.
     """
 
     backbone: Swin
     width: int = 48
+    typical_depth: float = 4.5
 
     @nn.compact
-    def __call__(self, image: Array, corruption: Corruption) -> Array:
-        """Predicts the picture, (B, H, W, 3) normalised, from what was left of it."""
+    def __call__(self, image: Array, corruption: Corruption, whole: Array | None = None) -> Output:
+        """Looks at corrupted and at whole pictures in one pass.
+
+        Args:
+          image: (B, H, W, 3) normalised, to be corrupted and predicted.
+          corruption: what is taken from them.
+          whole: (N, H, W, 3) normalised, shown as they are; their depth is predicted.
+        """
         grey = jnp.mean(image, axis=-1, keepdims=True)
         shown = jnp.where(corruption.grey[:, None, None, None], grey, image)
         token = self.param("mask_token", nn.initializers.normal(0.02), (3,))
         shown = jnp.where(corruption.hidden[..., None], token, shown)
+        if whole is not None:
+            shown = jnp.concatenate([shown, whole])
         features = [feature[0] for feature in self.backbone(shown)]
+        count, height, width = image.shape[:3]
+        p = self.backbone.stride
+
+        x = self._head("pixels", [f[:count] for f in features], p * p * 3)
+        h, w = x.shape[1:3]
+        x = x.reshape(-1, h, w, p, p, 3).transpose(0, 1, 3, 2, 4, 5)
+        picture = x.reshape(-1, h * p, w * p, 3)[:, :height, :width]
+        if whole is None:
+            return Output(picture, None)
+        x = self._head("depth", [f[count:] for f in features], 1)
+        return Output(picture, resize_bilinear(x, h * p, w * p)[:, :height, :width, 0])
+
+    def _head(self, name: str, features: list[Array], channels: int) -> Array:
+        """All scales projected to the finest, a nonlinearity, and ``channels`` outputs."""
         height, width = features[0].shape[1:3]
         x = 0.0
         for i, feature in enumerate(features):
-            kernel = self.param(f"head{i}", he_normal, (feature.shape[-1], self.width))
+            kernel = self.param(f"{name}{i}", he_normal, (feature.shape[-1], self.width))
             x = x + resize_bilinear(feature @ kernel, height, width)
-        x = nn.gelu(x)
-        p = self.backbone.stride
-        kernel = self.param("pixels", he_normal, (self.width, p * p * 3))
-        x = (x @ kernel).reshape(-1, height, width, p, p, 3).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(-1, height * p, width * p, 3)[:, : image.shape[1], : image.shape[2]]
+        return nn.gelu(x) @ self.param(name, he_normal, (self.width, channels))
 
 
 def masked_loss(prediction: Array, image: Array, corruption: Corruption) -> tuple[Array, Array]:

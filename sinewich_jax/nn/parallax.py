@@ -102,3 +102,28 @@ def roughness(values: Array, picture: Array) -> Array:
         slope = jnp.abs(jnp.diff(values, axis=axis))
         total += jnp.mean(slope * jnp.exp(-EDGE_SHARPNESS * edge))
     return total
+
+
+def parallax_loss(
+    log_depth: Array,
+    typical_depth: float,
+    picture: Array,
+    moved: Array,
+    step: Array,
+    focal: Array,
+    smoothness: float = 0.02,
+) -> Array:
+    """:func:`photometric_error` of a predicted depth, plus ``smoothness`` times its roughness.
+
+    Args:
+      log_depth: (B, H, W), log of metres over ``typical_depth``; held between -2 and 2.
+      typical_depth: metres.
+      picture: (B, H, W, C), normalised.
+      moved: (B, H, W, C), the pictures after the step.
+      step: (B, 3), metres.
+      focal: (B,), image widths.
+      smoothness: weight of the roughness of ``log_depth``.
+    """
+    depth = typical_depth * jnp.exp(jnp.clip(log_depth, -2.0, 2.0))
+    error = photometric_error(depth, picture, moved, step, focal)
+    return error + smoothness * roughness(log_depth, picture)

@@ -1,4 +1,8 @@
-"""Masked-image pretraining: the short loop that made the backbone in the wheel.
+"""Pretraining on pictures alone: the short loop that made the backbone in the wheel.
+
+Two objectives. ``masked_patches``: predict hidden blocks and lost colour. ``masked_and_aside``:
+half of each batch does that, and the other half is seen a second time after a known step of the
+camera, which a predicted depth must explain (:mod:`sinewich_jax.nn.parallax`).
 
 It uses pictures only, never a label map, from seeds that no training or evaluation split touches.
 It saves its state now and then, and the same command goes on where it was stopped.
@@ -11,7 +15,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +24,18 @@ import optax
 
 from sinewich_jax.core import trees
 from sinewich_jax.errors import ConfigError, did_you_mean
-from sinewich_jax.nn import masked, swin
+from sinewich_jax.nn import masked, parallax, swin
 from sinewich_jax.storage import arrays, atomic
-from sinewich_jax.train import progress
+from sinewich_jax.train import pretrain_pictures, progress
 
 Array = jax.Array
 
 
+VARIANTS = {"masked_patches": "", "masked_and_aside": ":aside"}
+"""The objectives, and the variant of the config file that asks for each."""
+
 COMMAND = "python train.py --config=configs/pretrain_scenes.py"
-"""What makes the shipped backbone; it stands in the header of the file beside config and score."""
+"""What made the backbone; it stands in the header of its file beside config and score."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +43,7 @@ class PretrainConfig:
     """One pretraining run.
 
     Attributes:
-      objective: ``masked_patches``, the only one.
+      objective: ``masked_patches``, or ``masked_and_aside``, which adds steps of the camera.
       backbone: a preset of :mod:`sinewich_jax.nn.swin`.
       image_size: height and width.
       images: number of pictures; seeds ``3_000_000 ..``.
@@ -47,12 +54,14 @@ class PretrainConfig:
       warmup_steps: linear warm-up.
       weight_decay: decoupled, on kernels only.
       mask_ratio: share of hidden blocks.
+      reach: largest step of the camera along each axis, metres.
+      aside_weight: weight of the loss of the pictures after a step.
       save_every: steps between saves.
       stop_after: end this start after so many steps, saved but not exported; 0 goes to the end.
       seed: of parameters, batches and masks.
     """
 
-    objective: str = "masked_patches"
+    objective: Literal["masked_patches", "masked_and_aside"] = "masked_patches"
     backbone: str = "tiny"
     image_size: tuple[int, int] = (64, 64)
     images: int = 12288
@@ -63,6 +72,8 @@ class PretrainConfig:
     warmup_steps: int = 150
     weight_decay: float = 0.05
     mask_ratio: float = 0.5
+    reach: float = 0.8
+    aside_weight: float = 3.0
     save_every: int = 250
     stop_after: int = 0
     seed: int = 0
@@ -90,35 +101,14 @@ class PretrainConfig:
             if key not in known:
                 raise ConfigError(f"unknown config key {key!r}{did_you_mean(key, known)}")
         values = dict(mapping)
-        if values.get("objective", "masked_patches") != "masked_patches":
+        if values.get("objective", "masked_patches") not in VARIANTS:
             raise ConfigError(
-                f"config key 'objective' is {values['objective']!r}; expected 'masked_patches'"
+                f"config key 'objective' is {values['objective']!r}; expected one of "
+                f"{', '.join(map(repr, VARIANTS))}"
             )
         if "image_size" in values:
             values["image_size"] = tuple(values["image_size"])
         return cls(**values)
-
-
-def _pictures(config: PretrainConfig, workdir: Path) -> np.ndarray:
-    """All pictures, (images + held_out, H, W, 3) uint8, rendered once and kept in the workdir."""
-    from sinewich_jax.data import scenes
-
-    path = workdir / "pictures.npy"
-    count = config.images + config.held_out
-    shape = (count, *config.image_size, 3)
-    if path.exists():
-        pictures = np.load(path, mmap_mode="r", allow_pickle=False)
-        if pictures.shape == shape:
-            return pictures
-    first = scenes.SPLIT_OFFSETS["pretrain"]
-    seeds = range(first, first + count)
-    with progress.progress_bar("rendering", count) as advance:
-        rendered = scenes.render_many(
-            seeds, *config.image_size, backend="numpy", image_only=True, progress=advance
-        )["image"]
-    with atomic.atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, rendered)
-    return rendered
 
 
 def _normalise(pictures: Array) -> Array:
@@ -132,7 +122,8 @@ def _init(config: PretrainConfig) -> tuple[masked.MaskedAutoencoder, dict[str, A
     model = masked.MaskedAutoencoder(swin.swin(config.backbone))
     corruption = masked.draw_corruption(jax.random.key(0), 1, height, width)
     example = jnp.zeros((1, height, width, 3))
-    fresh = jax.jit(lambda key: model.init(key, example, corruption))
+    whole = example if config.objective == "masked_and_aside" else None
+    fresh = jax.jit(lambda key: model.init(key, example, corruption, whole))
     return model, fresh(jax.random.key(config.seed))["params"]
 
 
@@ -179,8 +170,13 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    pictures = _pictures(config, workdir)
+    pictures = pretrain_pictures.pictures(config, workdir)
     train, held_out = pictures[: config.images], pictures[config.images :]
+    asides = (
+        pretrain_pictures.asides(config, workdir)
+        if config.objective == "masked_and_aside"
+        else None
+    )
     height, width = config.image_size
 
     model, params = _init(config)
@@ -199,12 +195,27 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
         return masked.draw_corruption(key, batch, height, width, ratio=config.mask_ratio)
 
     @jax.jit
-    def update(state: dict[str, Any], batch: Array, step: Array) -> tuple[dict[str, Any], Array]:
-        image, taken = _normalise(batch), corrupt(step, batch.shape[0])
+    def update(
+        state: dict[str, Any], batch: Array, asides: pretrain_pictures.Asides | None, step: Array
+    ) -> tuple[dict[str, Any], Array]:
+        images = _normalise(batch)
+        count = batch.shape[0] if asides is None else batch.shape[0] - asides.moved.shape[0]
+        image, whole = images[:count], None if asides is None else images[count:]
+        taken = corrupt(step, count)
 
         def loss(params: Any) -> tuple[Array, Array]:
-            prediction = model.apply({"params": params}, image, taken)
-            return masked.masked_loss(prediction, image, taken)
+            output = model.apply({"params": params}, image, taken, whole)
+            total, score = masked.masked_loss(output.picture, image, taken)
+            if asides is not None:
+                total += config.aside_weight * parallax.parallax_loss(
+                    output.log_depth,
+                    model.typical_depth,
+                    whole,
+                    _normalise(asides.moved),
+                    asides.step,
+                    asides.focal,
+                )
+            return total, score
 
         grads, score = jax.grad(loss, has_aux=True)(state["params"])
         updates, opt = tx.update(grads, state["opt"], state["params"])
@@ -213,13 +224,19 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
     @jax.jit
     def score_batch(params: Any, batch: Array, step: Array) -> Array:
         image, taken = _normalise(batch), corrupt(step, batch.shape[0])
-        return masked.masked_loss(model.apply({"params": params}, image, taken), image, taken)[1]
+        output = model.apply({"params": params}, image, taken)
+        return masked.masked_loss(output.picture, image, taken)[1]
 
-    def batch_at(step: int) -> np.ndarray:
+    def batch_at(step: int) -> tuple[np.ndarray, pretrain_pictures.Asides | None]:
         rng = np.random.Generator(np.random.Philox(key=[config.seed, step]))
-        chosen = train[np.sort(rng.choice(config.images, config.batch_size, replace=False))]
+        chosen = np.sort(rng.choice(config.images, config.batch_size, replace=False))
         flip = rng.random(config.batch_size) < 0.5
-        return np.where(flip[:, None, None, None], chosen[:, :, ::-1], chosen)
+        if asides is not None:  # Which half is stepped aside from must not depend on the order.
+            chosen = rng.permutation(chosen)
+        pictures = train[chosen]
+        pictures = np.where(flip[:, None, None, None], pictures[:, :, ::-1], pictures)
+        half = config.batch_size // 2
+        return pictures, None if asides is None else asides.take(chosen[half:], flip[half:])
 
     saved = workdir / "state.safetensors"
     first = 0
@@ -239,7 +256,7 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
     last = min(config.stop_after or config.steps, config.steps)
     with progress.progress_bar("pretraining", config.steps) as advance:
         for step in range(first, last):
-            state, latest = update(state, batch_at(step), step)
+            state, latest = update(state, *batch_at(step), step)
             if step % 50 == 49 or step + 1 == last:
                 score = float(latest)
                 advance(step + 1, config.steps, f"L1 of hidden pixels {score:.4f}")
@@ -263,7 +280,10 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
         path: np.asarray(leaf)
         for path, leaf in trees.flatten_paths(state["params"]["backbone"]).items()
     }
-    header = {"command": COMMAND, "results": json.dumps(results, sort_keys=True)}
+    header = {
+        "command": COMMAND + VARIANTS[config.objective],
+        "results": json.dumps(results, sort_keys=True),
+    }
     arrays.save_safetensors(workdir / "backbone.safetensors", flat, header)
     atomic.write_json(workdir / "results.json", results)
     return results

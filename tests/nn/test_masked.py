@@ -28,7 +28,7 @@ def test_hidden_pixels_and_lost_colour_cannot_be_seen():
     taken = masked.draw_corruption(KEY, 2, 32, 32)
     image = jax.random.normal(KEY, (2, 32, 32, 3))
     params = fake_params(jax.eval_shape(lambda: model.init(KEY, image, taken)))
-    apply = jax.jit(model.apply)
+    apply = jax.jit(lambda *arguments: model.apply(*arguments).picture)
     changed = jnp.where(taken.hidden[..., None], 7.0, image)
     shown = apply(params, image, taken)
     assert shown.shape == image.shape
@@ -37,6 +37,24 @@ def test_hidden_pixels_and_lost_colour_cannot_be_seen():
     mean = jnp.broadcast_to(image.mean(axis=-1, keepdims=True), image.shape)
     np.testing.assert_allclose(apply(params, image, grey), apply(params, mean, grey), atol=1e-5)
     assert not np.allclose(shown, apply(params, image + 1.0, taken))
+
+
+def test_whole_pictures_share_the_pass_and_change_nothing():
+    model = masked.MaskedAutoencoder(
+        swin.Swin(patch_size=2, embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), window=4),
+        width=8,
+    )
+    taken = masked.draw_corruption(KEY, 2, 32, 32)
+    image = jax.random.normal(KEY, (2, 32, 32, 3))
+    whole = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    params = fake_params(jax.eval_shape(lambda: model.init(KEY, image, taken, whole)))
+    both = model.apply(params, image, taken, whole)
+    assert both.log_depth.shape == (3, 32, 32)
+    alone = model.apply(params, image, taken)
+    assert alone.log_depth is None
+    np.testing.assert_allclose(both.picture, alone.picture, atol=2e-5)
+    moved = model.apply(params, image + 1, taken, whole).log_depth
+    np.testing.assert_allclose(both.log_depth, moved, atol=2e-5)
 
 
 def test_the_loss_counts_hidden_pixels_and_the_colour_of_grey_pictures():
