@@ -341,7 +341,7 @@ plt.show()
 
 # %%
 from sinewich_jax.config import from_dict
-from sinewich_jax.train import setup, state, step as steps
+from sinewich_jax.train import build, setup, state, step as steps
 
 TASKS = ("semseg", "normals", "depth")
 SIZE, STEPS = 64, 80
@@ -367,7 +367,7 @@ config = from_dict(
     }
 )
 mesh = sj.parallel.make_mesh(devices=jax.devices()[:1])
-run = setup.set_up(config, mesh)
+run = setup.set_up(config, mesh, build.experiment(config, source))
 model, tasks = run.experiment.model, run.experiment.tasks
 print(f"{run.counts['trainable']:,} of {run.counts['total']:,} parameters are trained")
 

@@ -35,6 +35,7 @@ _HOME = {
     "batches": "pipeline",
     "eval_batches": "pipeline",
     "find_root": "registry",
+    "fit": "registry",
     "from_arrays": "source",
     "from_folder": "folder",
     "default_eval_split": "registry",
@@ -56,7 +57,14 @@ if TYPE_CHECKING:
     from sinewich_jax.data.folder import FolderSource, from_folder  # noqa: F401
     from sinewich_jax.data.labels import register_kind  # noqa: F401
     from sinewich_jax.data.pipeline import Pipeline, batches, eval_batches  # noqa: F401
-    from sinewich_jax.data.registry import default_eval_split, find_root, load, names, register  # noqa: F401
+    from sinewich_jax.data.registry import (  # noqa: F401
+        default_eval_split,
+        find_root,
+        fit,
+        load,
+        names,
+        register,
+    )
     from sinewich_jax.data.resize import resize_example, resize_image  # noqa: F401
     from sinewich_jax.data.source import ArraySource, DataSource, from_arrays  # noqa: F401
     from sinewich_jax.data.views import Cached, Resized, SelectTasks, Subset  # noqa: F401

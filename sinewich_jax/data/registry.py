@@ -133,11 +133,25 @@ def load(
     source = part(opener(base, data_dir=data_dir, **options), start, stop)
     if size is not None and len(source) != size:
         source = part(source, None, str(size))
+    source = fit(source, tasks, image_size)
+    return source if isinstance(source, ArraySource) else Cached(source, cache_mb * 1_000_000)
+
+
+def fit(
+    source: DataSource,
+    tasks: Sequence[str] | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> DataSource:
+    """A source with the tasks wanted, in order, at the size wanted; None keeps what it has.
+
+    Raises:
+      DataError: the source lacks one of the tasks.
+    """
     if tasks is not None and tuple(tasks) != tuple(source.tasks):
         source = SelectTasks(source, tasks)
     if image_size is not None and source.size != tuple(image_size):
         source = Resized(source, image_size)
-    return source if isinstance(source, ArraySource) else Cached(source, cache_mb * 1_000_000)
+    return source
 
 
 def find_root(data_dir: str | os.PathLike[str] | None, name: str, needed: str) -> Path:

@@ -83,7 +83,9 @@ class MaskedAutoencoder(nn.Module):
         """
         grey = jnp.mean(image, axis=-1, keepdims=True)
         shown = jnp.where(corruption.grey[:, None, None, None], grey, image)
-        token = self.param("mask_token", nn.initializers.normal(0.02), (3,))
+        # As varied as a pixel: the embedding of a nearly grey token would be divided by next to
+        # nothing in the norm that follows, and its gradient would drown all the others.
+        token = self.param("mask_token", nn.initializers.normal(1.0), (3,))
         shown = jnp.where(corruption.hidden[..., None], token, shown)
         if whole is not None:
             shown = jnp.concatenate([shown, whole])
@@ -101,13 +103,18 @@ class MaskedAutoencoder(nn.Module):
         return Output(picture, resize_bilinear(x, h * p, w * p)[:, :height, :width, 0])
 
     def _head(self, name: str, features: list[Array], channels: int) -> Array:
-        """All scales projected to the finest, a nonlinearity, and ``channels`` outputs."""
+        """All scales projected to the finest, a nonlinearity, and ``channels`` outputs.
+
+        Normalised before the nonlinearity: without it a few early steps could push every unit of
+        the head below zero, where it returns a constant and passes no gradient back.
+        """
         height, width = features[0].shape[1:3]
         x = 0.0
         for i, feature in enumerate(features):
             kernel = self.param(f"{name}{i}", he_normal, (feature.shape[-1], self.width))
             x = x + resize_bilinear(feature @ kernel, height, width)
-        return nn.gelu(x) @ self.param(name, he_normal, (self.width, channels))
+        x = nn.gelu(nn.LayerNorm(name=f"{name}_norm")(x))
+        return nn.Dense(channels, kernel_init=he_normal, name=name)(x)
 
 
 def masked_loss(prediction: Array, image: Array, corruption: Corruption) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import importlib.resources
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class Experiment:
       tasks: in the order of every task axis.
       rules: which parameters are trained.
       sharding_rules: where parameters lie on the mesh.
+      sources: examples by part (``"train"``, ``"eval"``); a part that is not here is opened by the
+        name in the config.
     """
 
     config: Config
@@ -63,6 +65,7 @@ class Experiment:
     tasks: tuple[tasks.Task, ...]
     rules: tuple[tuple[str, str], ...]
     sharding_rules: tuple[tuple[str, PartitionSpec], ...] = SHARDING_RULES
+    sources: Mapping[str, data.DataSource] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def augment(self) -> data.Augment | None:
@@ -81,13 +84,17 @@ class Experiment:
         return self._source("eval")
 
     def _source(self, part: str) -> data.DataSource:
-        source = open_source(self.config, part)
+        if part in self.sources:
+            source, name = self.sources[part], f"the {part} source"
+            source = data.fit(source, self.config.tasks, self.config.image_size)
+        else:
+            source, name = open_source(self.config, part), f"data set {self.config.data!r}"
         for task in self.tasks:
             if source.channels[task.name] != task.channels:
                 raise ConfigError(
-                    f"data set {self.config.data!r} needs a head of {source.channels[task.name]} "
-                    f"channels for task {task.name!r}, but the config gives it {task.channels}; "
-                    f"set the config key channels.{task.name}={source.channels[task.name]}"
+                    f"{name} needs a head of {source.channels[task.name]} channels for task "
+                    f"{task.name!r}, but the config gives it {task.channels}; set the config key "
+                    f"channels.{task.name}={source.channels[task.name]}"
                 )
         return source
 
@@ -176,15 +183,28 @@ class Experiment:
         )
 
 
-def experiment(config: Config) -> Experiment:
+def experiment(
+    config: Config,
+    train_source: data.DataSource | None = None,
+    eval_source: data.DataSource | None = None,
+) -> Experiment:
     """Builds what ``config`` names; neither data nor weights are read yet.
+
+    Args:
+      config: the run.
+      train_source: training examples in place of the data set that ``config`` names.
+      eval_source: evaluation examples in place of its.
 
     Raises:
       ConfigError: words or sizes that do not fit together.
     """
     made = tuple(_task(config, name) for name in config.tasks)
     groups = ("all",) if config.method in ("full_ft", "scratch") else config.trainable
-    return Experiment(config, model(config, made), made, path_rules(groups))
+    given = {"train": train_source, "eval": eval_source}
+    sources = {part: source for part, source in given.items() if source is not None}
+    return Experiment(
+        config, model(config, made), made, path_rules(groups), SHARDING_RULES, sources
+    )
 
 
 def _task(config: Config, name: str) -> tasks.Task:

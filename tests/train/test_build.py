@@ -164,6 +164,33 @@ def test_a_head_of_another_width_than_the_data_needs_is_refused(monkeypatch):
         _ = build.experiment(config).train_source
 
 
+def test_given_sources_are_used_instead_of_the_named_data_set():
+    config = dataclasses.replace(get_config("debug"), data="four_arrays", image_size=(32, 32))
+    rng = np.random.default_rng(0)
+    depth = np.full((4, 40, 32), 3.0, np.float32)
+    labels = {"depth": depth, "saliency": rng.integers(0, 2, (4, 40, 32), dtype=np.uint8)}
+    image = rng.integers(0, 256, (4, 40, 32, 3), dtype=np.uint8)
+    own = data.from_arrays({"image": image, **labels})
+    config = dataclasses.replace(config, tasks=("depth",), channels=())
+    made = build.experiment(config, own, own)
+    assert made.train_source.tasks == made.eval_source.tasks == ("depth",)
+    assert made.eval_source[0]["image"].shape == (32, 32, 3)
+    # The heads start at the mean of these labels, not of any other.
+    run = setup.set_up(config, parallel.make_mesh(devices=jax.devices()[:1]), made)
+    bias = run.placed.state.params["decoder"]["output_depth_bias"]
+    task = made.tasks[0]
+    np.testing.assert_allclose(bias, task.best_constant(np.full((32, 32), 3.0)), rtol=1e-4)
+    with pytest.raises(DataError, match="normals"):
+        wanted = dataclasses.replace(config, tasks=("normals",), loss_kinds=())
+        _ = build.experiment(wanted, own).train_source
+
+
+def test_a_source_of_other_classes_than_the_head_is_refused():
+    config = dataclasses.replace(get_config("debug"), channels=(("semseg", 5),))
+    with pytest.raises(ConfigError, match=r"the train source .* channels\.semseg=8"):
+        _ = build.experiment(config, small_scenes()).train_source
+
+
 def test_a_folder_takes_its_class_counts_from_the_config(tmp_path):
     for name in ("images", "semseg"):
         (tmp_path / name).mkdir()
