@@ -41,6 +41,8 @@ def main(argv: list[str]) -> int:
     app.define_help_flags()
     try:
         rest = flags.FLAGS(argv)
+    except SystemExit:  # absl has printed its help, and would end with 1
+        return 0
     except flags.Error as error:
         return cli.fail(_parse_error(str(error)))
     except (AttributeError, KeyError) as error:  # a key that the config file's dict does not have

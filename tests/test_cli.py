@@ -135,6 +135,12 @@ def test_bad_command_lines_of_train(flag, words, config_file, tmp_path):
     assert not workdir.exists()
 
 
+def test_help_of_train_is_no_failure():
+    result = run("train.py", "--help")
+    assert result.returncode == 0, result.stderr
+    assert "--config" in result.stdout and "--workdir" in result.stdout
+
+
 def test_bad_config_files_of_train(config_file):
     assert "no config" in error_line(run("train.py"))
     line = error_line(run("train.py", f"--config={config_file.with_name('mien.py')}"))

@@ -152,8 +152,10 @@ def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
             f"Parameters: {trainable:,} trainable of {total:,} ({100 * trainable / total:.1f} %)"
         )
     protocol = [results["protocol"]] if "protocol" in results else []
-    if "steps" in results and results["steps"] != config.get("steps"):
-        protocol.append(f"after {results['steps']} steps")
+    if "steps" in results:
+        planned = config.get("steps", results["steps"])
+        of = f" of {planned}" if planned != results["steps"] else ""
+        protocol.append(f"after {results['steps']}{of} steps")
     if "batch_size" in config:
         protocol.append(f"{config['batch_size']} images a step")
     if "seed" in results:

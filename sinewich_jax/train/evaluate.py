@@ -72,11 +72,22 @@ class Evaluator:
             diagnostics, [task.name for task in self._experiment.tasks]
         )
 
-    def baseline(self, workdir: Path) -> Scores:
-        """Scores of the mean label map of the training set; kept in ``baseline.json``."""
+    def baseline(self, config: Config, workdir: Path) -> Scores:
+        """Scores of the mean label map of the training set; kept in ``baseline.json``.
+
+        Made anew when the run looks for its data elsewhere, or finds another number of examples.
+        """
         path = workdir / BASELINE_FILE
+        origin = {
+            "data": config.data,
+            "data_dir": config.data_dir,
+            "train_examples": len(self._experiment.train_source),
+            "eval_examples": len(self.source),
+        }
         if path.exists():
-            return _from_json(workdirs.read_json(path))
+            known = workdirs.read_json(path)
+            if known.get("origin") == origin:
+                return _from_json(known["scores"])
         maps = mean_labels(self._experiment.tasks, self._experiment.train_source)
         rows = parallel.local_slice(self._mesh, self._batch_size)
         logits = parallel.put_batch(
@@ -90,7 +101,7 @@ class Evaluator:
             self._experiment.tasks, (self._measure(logits, batch) for batch in self._batches())
         )
         if parallel.is_main_process():
-            storage.write_json(path, _to_json(scores))
+            storage.write_json(path, {"origin": origin, "scores": _to_json(scores)})
         return scores
 
     def examples(
@@ -246,13 +257,12 @@ def report_run(
     results = make_results(
         task_list,
         evaluator.score(state, constants),
-        evaluator.baseline(workdir),
+        evaluator.baseline(config, workdir),
         references,
         **setup.counts,
         protocol=(
             f"{config.data}: {len(source)} evaluation examples of {height} x {width} pixels, "
-            f"state after step {int(state.step)} of {config.steps}, single scale, no test-time "
-            "augmentation"
+            "single scale, no test-time augmentation"
         ),
         method=config.method,
         steps=int(state.step),

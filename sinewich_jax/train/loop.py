@@ -70,9 +70,10 @@ def train(
     workdir = Path(workdir).absolute()
     workdirs.prepare(workdir, config)
     if workdirs.is_finished(workdir, config):
+        again = " --reference ..." if references else ""
         writers.announce(
             f"{workdir} is complete: {config.steps} steps and their results are there; nothing to "
-            "do (sinewich evaluate scores it again)"
+            f"do (sinewich evaluate {workdir}{again} scores it again)"
         )
         return Outcome("already_finished", config.steps, workdirs.read_results(workdir))
     known = evaluate.read_references(references)

@@ -163,9 +163,11 @@ def test_crash_after_a_checkpoint_drops_the_lines_beyond_it(finished, tmp_path, 
 def test_finished_run_says_so_and_touches_nothing(finished, capsys):
     workdir, first = finished
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
-    outcome = train(fake.make_config(), workdir, fake.make_experiment(), one_device())
+    again = [fake.make_experiment(), one_device(), [workdir]]
+    outcome = train(fake.make_config(), workdir, *again)
     assert outcome.status == "already_finished" and outcome.results == first.results
-    assert "is complete" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is complete" in said and f"sinewich evaluate {workdir} --reference" in said
     after = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     after.pop(workdir / "config.json"), before.pop(workdir / "config.json")
     assert after == before
@@ -349,6 +351,19 @@ def test_evaluating_again_gives_the_same_results_on_other_devices(finished, tmp_
         assert results["tasks"][name]["reference"] == row["value"]
     assert results["delta_m"] == pytest.approx(0.0, abs=1e-3)
     assert json.loads((workdir / "results.json").read_text()) == results
+
+
+def test_baseline_is_kept_until_the_data_changes(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    path = workdir / "baseline.json"
+    kept = json.loads(path.read_text())
+    kept["scores"]["depth"]["rmse"] = 7.0
+    path.write_text(json.dumps(kept))
+    same = evaluate_workdir(workdir, [], fake.make_experiment(), one_device())
+    assert same["tasks"]["depth"]["baseline"] == 7.0
+    grown = evaluate_workdir(workdir, [], fake.make_experiment(train=21), one_device())
+    assert grown["tasks"]["depth"]["baseline"] != 7.0
 
 
 def test_evaluating_nothing_is_refused(tmp_path):
