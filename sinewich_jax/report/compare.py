@@ -49,7 +49,7 @@ def compare_methods(
     """
     tasks = list(dict.fromkeys(task for row in results.values() for task in row))
     if not tasks:
-        raise SinewichError("compare_methods got no method or no task; give at least one of each.")
+        raise SinewichError("compare_methods got no method or no task; give at least one of each")
     names = max(canvas.text_width(method) for method in results) + 12
     columns = min(COLUMNS, len(tasks))
     facets = [

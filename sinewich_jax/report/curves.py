@@ -54,7 +54,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         if not isinstance(record, dict) or "step" not in record:
             raise DataError(
                 f"{path}, line {number} is {line[:60]!r}, expected a JSON object with a step; "
-                "remove the line."
+                "remove the line"
             )
         records.append(record)
     return records

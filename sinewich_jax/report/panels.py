@@ -122,8 +122,8 @@ def _checked(
 ) -> Sequence[Mapping[str, Any]]:
     if not examples or not task_list:
         raise SinewichError(
-            f"Panels need at least one example and one task, got {len(examples)} examples and "
-            f"{len(task_list)} tasks."
+            f"panels need at least one example and one task, got {len(examples)} examples and "
+            f"{len(task_list)} tasks"
         )
     for example in examples:
         size = np.asarray(example["image"]).shape[:2]
@@ -133,7 +133,7 @@ def _checked(
                 if found is None or np.asarray(found).shape[:2] != size:
                     shape = "none" if found is None else f"one of shape {np.asarray(found).shape}"
                     raise SinewichError(
-                        f"Example {example['index']}: {kind!r} of {task.name} should be an array "
-                        f"of the image's size {size[0]} x {size[1]}, found {shape}."
+                        f"example {example['index']}: {kind!r} of {task.name} should be an array "
+                        f"of the image's size {size[0]} x {size[1]}, found {shape}"
                     )
     return examples

@@ -61,7 +61,7 @@ class Metric(abc.ABC):
         if a.keys() != b.keys():
             raise SinewichError(
                 f"{type(self).__name__}.merge got states with the entries {sorted(a)} and "
-                f"{sorted(b)}; merge only states of the same metric."
+                f"{sorted(b)}; merge only states of the same metric"
             )
         return {name: _wide(a[name]) + _wide(b[name]) for name in a}
 
@@ -194,17 +194,17 @@ class Task(abc.ABC):
         if label.ndim != 2 + len(tail) or label.shape[2:] != tail:
             raise DataError(
                 f"{where}: the {self.name} label has shape {label.shape}, expected {shape}"
-                + ("; save it with one channel." if label.ndim == 3 and not tail else ".")
+                + ("; save it with one channel" if label.ndim == 3 and not tail else "")
             )
         if size is not None and label.shape[:2] != tuple(size):
             raise DataError(
                 f"{where}: the {self.name} label is {_by(label.shape)} pixels (height x width) but "
-                f"the image is {_by(size)}; resize the label (nearest) to the image."
+                f"the image is {_by(size)}; resize the label (nearest) to the image"
             )
         if valid.dtype != bool or valid.shape != label.shape[:2]:
             raise DataError(
                 f"{where}: the mask of {self.name} is {valid.dtype} of shape {valid.shape}, "
-                f"expected bool of shape {label.shape[:2]}."
+                f"expected bool of shape {label.shape[:2]}"
             )
         places = np.argwhere(valid)
         bad, expected = self._value_fault(label[valid])
@@ -215,7 +215,7 @@ class Task(abc.ABC):
             raise DataError(
                 f"{where}: the {self.name} label holds {found} at row {row}, column {column} "
                 f"({int(bad.sum())} such pixels), expected {expected}; correct the value or mark "
-                "the pixel invalid."
+                "the pixel invalid"
             )
 
 
@@ -241,7 +241,7 @@ def check_batch(task: Task, logits: jax.Array, label: jax.Array, valid: jax.Arra
     if logits.shape[-1:] != (task.channels,) or wanted[1:] != (label.shape, valid.shape):
         raise SinewichError(
             f"{task.name} got logits {logits.shape}, label {label.shape} and mask {valid.shape}; "
-            f"expected {(*pixels, task.channels)}, {wanted[1]} and {pixels}."
+            f"expected {(*pixels, task.channels)}, {wanted[1]} and {pixels}"
         )
 
 
@@ -263,7 +263,7 @@ def register(name: str) -> Callable[[Callable[[], Task]], Callable[[], Task]]:
 
     def enter(factory: Callable[[], Task]) -> Callable[[], Task]:
         if name in _REGISTRY:
-            raise ConfigError(f"A task named {name!r} is registered already; choose another name.")
+            raise ConfigError(f"a task named {name!r} is registered already; choose another name")
         _REGISTRY[name] = factory
         return factory
 
@@ -292,12 +292,12 @@ def make(name: str, **overrides: Any) -> Task:
       ConfigError: an unknown task or field (the nearest is offered), or a count that does not fit.
     """
     if name not in _REGISTRY:
-        raise ConfigError(f"There is no task {name!r}{did_you_mean(name, _REGISTRY)}.")
+        raise ConfigError(f"there is no task {name!r}{did_you_mean(name, _REGISTRY)}")
     task = _REGISTRY[name]()
     fields = [field.name for field in dataclasses.fields(task)]
     for key in overrides:
         if key not in fields:
-            raise ConfigError(f"The task {name} has no field {key!r}{did_you_mean(key, fields)}.")
+            raise ConfigError(f"the task {name} has no field {key!r}{did_you_mean(key, fields)}")
     if overrides.get("class_names") is not None:
         overrides["class_names"] = tuple(str(n) for n in overrides["class_names"])
         overrides.setdefault("channels", len(overrides["class_names"]))

@@ -41,13 +41,13 @@ def pixel_means(
             total, count = np.zeros(coded.shape), np.zeros(valid.shape)
         if coded.shape != total.shape:
             raise DataError(
-                f"The mean label needs labels of equal size, but label {index} has shape "
-                f"{label.shape} after {total.shape[0]} x {total.shape[1]} pixels; resize or crop."
+                f"the mean label needs labels of equal size, but label {index} has shape "
+                f"{label.shape} after {total.shape[0]} x {total.shape[1]} pixels; resize or crop"
             )
         total += coded
         count += valid
     if total is None or not count.any():
-        raise DataError("The mean label needs at least one label with a valid pixel; none found.")
+        raise DataError("the mean label needs at least one label with a valid pixel; none found")
     overall = total.sum((0, 1)) / count.sum()
     count = count[..., None]
     mean = (total + prior * overall) / np.maximum(count + prior, 1e-300)

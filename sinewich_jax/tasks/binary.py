@@ -30,12 +30,12 @@ class Binary(Task):
         """Checks the head width and the weight."""
         if self.channels != 1:
             raise ConfigError(
-                f"{self.name} has {self.channels} channels; a yes-or-no task takes one logit."
+                f"{self.name} has {self.channels} channels; a yes-or-no task takes one logit"
             )
         if self.positive_weight is not None and not 0.0 <= self.positive_weight <= 1.0:
             raise ConfigError(
                 f"{self.name}: positive_weight is {self.positive_weight}, expected 0 to 1, or None "
-                "to balance each batch."
+                "to balance each batch"
             )
 
     def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:

@@ -37,18 +37,18 @@ def delta_m(
       50.0
     """
     if not results:
-        raise SinewichError("Delta m needs at least one task; the results are empty.")
+        raise SinewichError("Delta m needs at least one task; the results are empty")
     total = 0.0
     for task, value in results.items():
         if task not in references or task not in higher_is_better:
             raise SinewichError(
                 f"Delta m has no reference (or direction) for the task {task!r}; give one or leave "
-                "the task out of the results."
+                "the task out of the results"
             )
         reference = references[task]
         if not (math.isfinite(reference) and reference > 0):
             raise SinewichError(
-                f"The Delta m reference of {task!r} is {reference}; it must be a positive number."
+                f"the Delta m reference of {task!r} is {reference}; it must be a positive number"
             )
         total += (1.0 if higher_is_better[task] else -1.0) * (value - reference) / reference
     return 100.0 * total / len(results)

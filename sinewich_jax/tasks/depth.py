@@ -39,15 +39,15 @@ class Depth(Task):
     def __post_init__(self) -> None:
         """Checks head width and range."""
         if self.channels != 1:
-            raise ConfigError(f"{self.name} has {self.channels} channels; depth takes one.")
+            raise ConfigError(f"{self.name} has {self.channels} channels; depth takes one")
         if self.loss_kind not in ("l1", "l2"):
             raise ConfigError(
-                f"{self.name}: loss_kind is {self.loss_kind!r}, expected 'l1' or 'l2'."
+                f"{self.name}: loss_kind is {self.loss_kind!r}, expected 'l1' or 'l2'"
             )
         near, far = self.picture_range
         if not 0 <= near < far:
             raise ConfigError(
-                f"{self.name}: picture_range is {self.picture_range}, expected 0 <= near < far."
+                f"{self.name}: picture_range is {self.picture_range}, expected 0 <= near < far"
             )
 
     def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:

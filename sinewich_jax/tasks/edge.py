@@ -37,7 +37,7 @@ class Edge(Binary):
         if self.tolerance is not None and not self.tolerance >= 0:
             raise ConfigError(
                 f"{self.name}: tolerance is {self.tolerance} pixels, expected 0 or more, or None "
-                "for the default."
+                "for the default"
             )
 
     def pixels(self, height: int, width: int) -> float:

@@ -45,14 +45,14 @@ class Normals(Task):
     def __post_init__(self) -> None:
         """Checks the options."""
         if self.channels != 3:
-            raise ConfigError(f"{self.name} has {self.channels} channels; a normal takes three.")
+            raise ConfigError(f"{self.name} has {self.channels} channels; a normal takes three")
         if self.loss_kind not in ("l1", "cosine"):
             raise ConfigError(
-                f"{self.name}: loss_kind is {self.loss_kind!r}, expected 'l1' or 'cosine'."
+                f"{self.name}: loss_kind is {self.loss_kind!r}, expected 'l1' or 'cosine'"
             )
         if self.reduction not in ("entry", "pixel"):
             raise ConfigError(
-                f"{self.name}: reduction is {self.reduction!r}, expected 'entry' or 'pixel'."
+                f"{self.name}: reduction is {self.reduction!r}, expected 'entry' or 'pixel'"
             )
 
     @property

@@ -44,12 +44,12 @@ class Segmentation(Task):
         if not 2 <= self.channels <= 255:
             raise ConfigError(
                 f"{self.name} has {self.channels} channels; labels are uint8 class ids, so it "
-                "takes 2 to 255 classes."
+                "takes 2 to 255 classes"
             )
         if self.class_names is not None and len(self.class_names) != self.channels:
             raise ConfigError(
                 f"{self.name} has {self.channels} channels but {len(self.class_names)} class "
-                "names; give one name a channel."
+                "names; give one name a channel"
             )
 
     def counted(self, label: Array, valid: Array) -> Array:
@@ -155,7 +155,7 @@ class ConfusionMetric(Metric):
             raise DataError(
                 f"{int(state['strays'])} valid pixels of {self.task.name} hold a class id "
                 f"outside 0 to {self.task.channels - 1}; correct the labels or mark the "
-                "pixels invalid."
+                "pixels invalid"
             )
         confusion = np.asarray(state["confusion"], np.float64)
         hits = np.diag(confusion)

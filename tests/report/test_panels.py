@@ -167,7 +167,7 @@ def test_what_is_missing_is_named(tmp_path):
     example = examples.example([SEMSEG])
     with pytest.raises(SinewichError, match="at least one example and one task, got 0 examples"):
         report.write_panels(tmp_path, [SEMSEG], [])
-    with pytest.raises(SinewichError, match=r"Example 0: 'predictions' of depth .* found none"):
+    with pytest.raises(SinewichError, match=r"example 0: 'predictions' of depth .* found none"):
         report.write_panels(tmp_path, [DEPTH], [example])
     example["labels"]["semseg"] = example["labels"]["semseg"][:3]
     with pytest.raises(SinewichError, match=r"'labels' of semseg .* 16 x 16, .*\(3, 16\)"):

@@ -30,7 +30,7 @@ def test_the_six_and_their_published_weights():
 def test_a_wrong_name_gets_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'normals'"):
         tasks.make("normal")
-    with pytest.raises(ConfigError, match=r"The task edge has no field 'tolerence'.*'tolerance'"):
+    with pytest.raises(ConfigError, match=r"the task edge has no field 'tolerence'.*'tolerance'"):
         tasks.make("edge", tolerence=2)
 
 

@@ -77,9 +77,9 @@ def render_many(
       DataError: on an unknown backend or no seeds.
     """
     if backend not in ("numpy", "jax"):
-        raise DataError(f"Scene backend {backend!r} is unknown: use 'numpy' or 'jax'.")
+        raise DataError(f"scene backend {backend!r} is unknown: use 'numpy' or 'jax'")
     if len(seeds) == 0:
-        raise DataError("No scenes were asked for: give at least one seed.")
+        raise DataError("no scenes were asked for: give at least one seed")
     out: dict[str, Any] | None = None
     for start in range(0, len(seeds), chunk):
         part = [int(seed) for seed in seeds[start : start + chunk]]

@@ -75,15 +75,15 @@ def config(height: int = 64, width: int = 64, counts: Mapping[str, int] | None =
     """
     counts = dict(COUNTS if counts is None else counts)
     if min(height, width) < 8:
-        raise DataError(f"Scenes of {height} x {width} pixels are too small: use 8 x 8 or more.")
+        raise DataError(f"scenes of {height} x {width} pixels are too small: use 8 x 8 or more")
     if not counts:
-        raise DataError("No split of scenes was asked for: give counts such as {'train': 2000}.")
+        raise DataError("no split of scenes was asked for: give counts such as {'train': 2000}")
     for split, count in counts.items():
         if split not in SPLIT_OFFSETS:
             known = ", ".join(SPLIT_OFFSETS)
-            raise DataError(f"Scenes have no split {split!r}: use one of {known}.")
+            raise DataError(f"scenes have no split {split!r}: use one of {known}")
         if not 1 <= count <= _MOST:
-            raise DataError(f"Split {split!r} of {count} scenes: use 1 to {_MOST}.")
+            raise DataError(f"split {split!r} of {count} scenes: use 1 to {_MOST}")
     name = "_".join([f"{height}x{width}", *(f"{split}{n}" for split, n in counts.items())])
     return ScenesConfig(name=name, height=height, width=width, counts=counts)
 
@@ -284,12 +284,12 @@ def open(path: str | os.PathLike, split: str) -> SceneSource:
     path = pathlib.Path(path)
     if not _is_prepared(path):
         raise DataError(
-            f"{path} holds no prepared scenes: call prepare() and pass what it returns."
+            f"{path} holds no prepared scenes: call prepare() and pass what it returns"
         )
     builder = tfds.builder_from_directory(path)
     name = split.split("[")[0]
     if name not in builder.info.splits:
         known = ", ".join(builder.info.splits)
-        raise DataError(f"The scenes in {path} have no split {name!r}: use one of {known}.")
+        raise DataError(f"the scenes in {path} have no split {name!r}: use one of {known}")
     raw = {name: tfds.decode.SkipDecoding() for name in ("image", *MAPS)}
     return SceneSource(path, split, builder.as_data_source(split, decoders=raw))

@@ -119,7 +119,7 @@ def test_progress_is_one_bar_on_stderr(tmp_path, capsys):
     ("arguments", "message"),
     [
         ((4, 64, None), "too small"),
-        ((64, 64, {}), "No split"),
+        ((64, 64, {}), "no split"),
         ((64, 64, {"training": 5}), "no split 'training'"),
         ((64, 64, {"train": 0}), "of 0 scenes"),
         ((64, 64, {"train": 1_000_001}), "of 1000001 scenes"),
