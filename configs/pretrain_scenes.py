@@ -1,16 +1,16 @@
-"""Masked-image pretraining of the small Swin: how the backbone in the wheel was made.
+"""Pretraining of the small Swin on pictures alone: how the backbone in the wheel was made.
 
     python train.py --config=configs/pretrain_scenes.py --workdir=runs/pretrain
 
-Half of the 8 x 8 blocks of a picture are hidden, half of the pictures lose their colour, and the
-network predicts what is missing. Pictures come from seeds 3,000,000 and up, which no training or
-evaluation split touches, and no label map is read. The work directory holds
-``backbone.safetensors``, which is shipped as ``sinewich_jax/nn/weights/tiny.safetensors``; command,
-seed and score stand in its header and on docs/results/scenes.md.
+Half of each batch loses half of its 8 x 8 blocks, and half of those pictures their colour; the
+network predicts what is missing. The other half is seen a second time after the camera has moved by
+a known step, and a depth that the network predicts must explain what changed. Pictures come from
+seeds 3,000,000 and up, which no training or evaluation split touches, and no label map is read. The
+work directory holds ``backbone.safetensors``, which is shipped as
+``sinewich_jax/nn/weights/tiny.safetensors``; command, seed and score stand in its header and on
+docs/results/scenes.md.
 
-``:aside`` gives half of each batch to another objective: the scene is seen again after the camera
-has moved by a known step, and a predicted depth must explain the second picture. It reads no label
-either; the shipped file was made without it. ``:debug`` runs in seconds.
+``:masked`` gives whole batches to the hidden blocks. ``:debug`` runs in seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from configs.common import choose
 
 BASE = {
-    "objective": "masked_patches",
+    "objective": "masked_and_aside",
     "backbone": "tiny",
     "image_size": (64, 64),
     "images": 12288,
@@ -39,7 +39,7 @@ BASE = {
 }
 
 VARIANTS = {
-    "aside": {"objective": "masked_and_aside"},
+    "masked": {"objective": "masked_patches"},
     "debug": {
         "image_size": (32, 32),
         "images": 16,

@@ -98,7 +98,7 @@ def test_dry_run_of_pretraining_only_counts(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["debug", "debug,aside"])
+@pytest.mark.parametrize("variant", ["debug", "debug,masked"])
 def test_pretraining_goes_on_where_it_was_stopped(tmp_path, variant):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     config = f"configs/pretrain_scenes.py:{variant}"
@@ -117,7 +117,7 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, variant):
     for name, leaf in first.items():
         np.testing.assert_array_equal(leaf, second[name])
     assert json.loads(header["results"])["config"]["seed"] == 0
-    assert header["command"].endswith(".py" + (":aside" if "aside" in variant else ""))
+    assert header["command"].endswith(".py" + (":masked" if "masked" in variant else ""))
 
 
 def test_a_pretraining_key_that_cannot_be_is_named(tmp_path):

@@ -31,7 +31,7 @@ from sinewich_jax.train import pretrain_pictures, progress
 Array = jax.Array
 
 
-VARIANTS = {"masked_patches": "", "masked_and_aside": ":aside"}
+VARIANTS = {"masked_and_aside": "", "masked_patches": ":masked"}
 """The objectives, and the variant of the config file that asks for each."""
 
 COMMAND = "python train.py --config=configs/pretrain_scenes.py"
@@ -43,7 +43,7 @@ class PretrainConfig:
     """One pretraining run.
 
     Attributes:
-      objective: ``masked_patches``, or ``masked_and_aside``, which adds steps of the camera.
+      objective: ``masked_and_aside``, or ``masked_patches``, which leaves out the camera's steps.
       backbone: a preset of :mod:`sinewich_jax.nn.swin`.
       image_size: height and width.
       images: number of pictures; seeds ``3_000_000 ..``.
@@ -61,7 +61,7 @@ class PretrainConfig:
       seed: of parameters, batches and masks.
     """
 
-    objective: Literal["masked_patches", "masked_and_aside"] = "masked_patches"
+    objective: Literal["masked_and_aside", "masked_patches"] = "masked_and_aside"
     backbone: str = "tiny"
     image_size: tuple[int, int] = (64, 64)
     images: int = 12288
@@ -101,7 +101,7 @@ class PretrainConfig:
             if key not in known:
                 raise ConfigError(f"unknown config key {key!r}{did_you_mean(key, known)}")
         values = dict(mapping)
-        if values.get("objective", "masked_patches") not in VARIANTS:
+        if values.get("objective", cls.objective) not in VARIANTS:
             raise ConfigError(
                 f"config key 'objective' is {values['objective']!r}; expected one of "
                 f"{', '.join(map(repr, VARIANTS))}"

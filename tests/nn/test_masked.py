@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sinewich_jax.core import trees
 from sinewich_jax.nn import masked, swin
 from tests.helpers import fake_params
 
@@ -55,6 +58,31 @@ def test_whole_pictures_share_the_pass_and_change_nothing():
     np.testing.assert_allclose(both.picture, alone.picture, atol=2e-5)
     moved = model.apply(params, image + 1, taken, whole).log_depth
     np.testing.assert_allclose(both.log_depth, moved, atol=2e-5)
+
+
+def test_a_head_below_zero_everywhere_still_learns():
+    """Features with a common offset and kernels of one sign: without a norm the head is dead."""
+    model = masked.MaskedAutoencoder(
+        swin.Swin(patch_size=2, embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 2), window=4),
+        width=8,
+    )
+    taken = masked.draw_corruption(KEY, 2, 32, 32)
+    image = jax.random.normal(KEY, (2, 32, 32, 3))
+    params = fake_params(jax.eval_shape(lambda: model.init(KEY, image, taken)))
+
+    def spoil(path: str, leaf: jax.Array) -> jax.Array:
+        if path.endswith("fc2/bias"):
+            return leaf + 20.0
+        return -jnp.abs(leaf) if re.fullmatch(r"params/pixels\d", path) else leaf
+
+    params = trees.map_paths(spoil, params)
+
+    def loss(params):
+        return masked.masked_loss(model.apply(params, image, taken).picture, image, taken)[0]
+
+    gradient = jax.jit(jax.grad(loss))(params)["params"]
+    assert float(jnp.linalg.norm(gradient["pixels0"])) > 1e-5  # a dead one passes back exactly 0
+    assert float(jnp.linalg.norm(gradient["backbone"]["patch_embed_proj"]["kernel"])) > 1e-5
 
 
 def test_the_loss_counts_hidden_pixels_and_the_colour_of_grey_pictures():
