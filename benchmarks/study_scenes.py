@@ -19,10 +19,11 @@ from typing import Any
 
 from benchmarks.study import ROOT, Cell, make_parser, result, run
 from sinewich_jax.report import study as tables
-from sinewich_jax.storage import atomic
+from sinewich_jax.storage import arrays, atomic
 from sinewich_jax.tasks import delta_m
 
 CONFIG = "configs/scenes.py"
+BACKBONE = "sinewich_jax/nn/weights/tiny.safetensors"
 SEEDS = (1, 2, 3)
 TUNING_SEED = 0
 TASKS = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
@@ -141,6 +142,7 @@ def page(root: Path) -> str:
     lines.append(comparison_table(found, complete, root))
     lines.append(verdict(complete))
     lines.append(tuning_table(root))
+    lines.append(backbone_section())
     return "\n".join(lines)
 
 
@@ -251,6 +253,23 @@ def tuning_table(root: Path) -> str:
             body.append([NAMES[method], ", ".join(keys), f"{rate:g}{mark}", value])
     headers = ["method", "key", "value", "gain over the mean label map, val, seed 0, %"]
     return "## Learning rates\n\n" + tables.markdown_table(headers, body) + "\n"
+
+
+def backbone_section() -> str:
+    """How the frozen backbone was made, from the header of its file."""
+    _, header = arrays.load_safetensors(ROOT / BACKBONE)
+    results = json.loads(header["results"])
+    config = results["config"]
+    return (
+        "## The frozen backbone\n\n"
+        f"`{BACKBONE}` was pretrained for {config['steps']:,} steps of {config['batch_size']} "
+        f"pictures (objective `{config['objective']}`, seed {config['seed']}), without any label "
+        "map, by\n\n"
+        f"    {header['command']}\n\n"
+        f"On {config['held_out']} held-out pictures the L1 of hidden pixels is "
+        f"{results['held_out_l1_of_hidden_pixels']:.3f} (normalised colours); the mean colour has "
+        f"{results['held_out_l1_of_mean_colour']:.3f}.\n"
+    )
 
 
 INTRODUCTION = """# Six tasks on procedural scenes

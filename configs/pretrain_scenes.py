@@ -25,7 +25,7 @@ BASE = {
     "image_size": (64, 64),
     "images": 12288,
     "held_out": 512,
-    "steps": 3000,
+    "steps": 8000,
     "batch_size": 32,
     "learning_rate": 2e-3,
     "warmup_steps": 150,

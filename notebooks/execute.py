@@ -31,6 +31,8 @@ def small(png: str) -> str:
 def execute(script: pathlib.Path) -> pathlib.Path:
     """Runs one script as a notebook in an empty folder and writes the ``.ipynb`` beside it."""
     notebook = jupytext.read(script)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number:02d}"  # drawn at random otherwise, which every diff would show
     with tempfile.TemporaryDirectory() as folder:
         resources = {"metadata": {"path": folder}}
         NotebookClient(

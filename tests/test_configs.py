@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -118,6 +119,22 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, variant):
         np.testing.assert_array_equal(leaf, second[name])
     assert json.loads(header["results"])["config"]["seed"] == 0
     assert header["command"].endswith(".py" + (":masked" if "masked" in variant else ""))
+
+
+def test_the_shipped_backbone_is_what_the_config_makes(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from configs.pretrain_scenes import get_config
+    from sinewich_jax.train import pretrain
+
+    path = ROOT / "sinewich_jax" / "nn" / "weights" / "tiny.safetensors"
+    _, header = arrays.load_safetensors(path)
+    results = json.loads(header["results"])
+    config = dataclasses.asdict(pretrain.PretrainConfig.from_dict(get_config().to_dict()))
+    assert config.pop("stop_after") == 0
+    assert results["config"] == {**config, "image_size": list(config["image_size"])}
+    assert header["command"] == pretrain.COMMAND
+    hidden = results["held_out_l1_of_hidden_pixels"]
+    assert hidden < 0.5 * results["held_out_l1_of_mean_colour"]
 
 
 def test_a_pretraining_key_that_cannot_be_is_named(tmp_path):

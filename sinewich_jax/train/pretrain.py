@@ -66,7 +66,7 @@ class PretrainConfig:
     image_size: tuple[int, int] = (64, 64)
     images: int = 12288
     held_out: int = 512
-    steps: int = 3000
+    steps: int = 8000
     batch_size: int = 32
     learning_rate: float = 2e-3
     warmup_steps: int = 150
