@@ -283,9 +283,7 @@ def open(path: str | os.PathLike, split: str) -> SceneSource:
     """
     path = pathlib.Path(path)
     if not _is_prepared(path):
-        raise DataError(
-            f"{path} holds no prepared scenes: call prepare() and pass what it returns"
-        )
+        raise DataError(f"{path} holds no prepared scenes: call prepare() and pass what it returns")
     builder = tfds.builder_from_directory(path)
     name = split.split("[")[0]
     if name not in builder.info.splits:
