@@ -181,7 +181,14 @@ def from_arrays(
         given = _given_mask(arrays, name, image)
         labels[name], valid[name] = _convert(name, np.asarray(arrays[name]), given, image)
     stated = {*(channels or {}), *(class_names or {})}
-    seen = {t: int(labels[t].max()) + 1 for t in OWN_CLASSES if t in labels and t not in stated}
+    unstated = [name for name in OWN_CLASSES if name in labels and name not in stated]
+    seen = {name: int(labels[name].max()) + 1 for name in unstated}
+    for name, count in seen.items():
+        if count < 2:
+            raise DataError(
+                f"{name} shows no class but 0 in these arrays, so its number of classes cannot be "
+                f'told; say channels={{"{name}": N}}'
+            )
     made = make_tasks(names, {**(channels or {}), **seen}, class_names)
     for name, task in made.items():
         for i in range(len(image)):

@@ -148,6 +148,17 @@ def test_a_class_beyond_the_stated_number_is_refused():
         from_arrays(given, channels={"semseg": 5})
 
 
+@pytest.mark.parametrize("value", [0, 255])
+def test_classes_that_the_arrays_do_not_show_have_to_be_told(value):
+    given = arrays()
+    given["semseg"][:] = value
+    with pytest.raises(
+        DataError, match=r"semseg shows no class but 0 .*channels=\{\"semseg\": N\}"
+    ):
+        from_arrays(given)
+    assert from_arrays(given, channels={"semseg": 5}).channels["semseg"] == 5
+
+
 def test_counts_for_a_task_that_is_not_there_are_refused():
     with pytest.raises(DataError, match="channels names 'humanparts'"):
         from_arrays(arrays(), channels={"humanparts": 5})
