@@ -170,14 +170,14 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
     """
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    pictures = pretrain_pictures.pictures(config, workdir)
-    train, held_out = pictures[: config.images], pictures[config.images :]
-    asides = (
-        pretrain_pictures.asides(config, workdir)
-        if config.objective == "masked_and_aside"
-        else None
-    )
     height, width = config.image_size
+    pictures = pretrain_pictures.pictures(workdir, config.images + config.held_out, height, width)
+    train, held_out = pictures[: config.images], pictures[config.images :]
+    asides = None
+    if config.objective == "masked_and_aside":
+        asides = pretrain_pictures.asides(
+            workdir, config.images, height, width, config.reach, config.seed
+        )
 
     model, params = _init(config)
     schedule = optax.warmup_cosine_decay_schedule(

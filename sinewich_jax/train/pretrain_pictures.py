@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sinewich_jax.storage import atomic
 from sinewich_jax.train import progress
 
-if TYPE_CHECKING:
-    from sinewich_jax.train.pretrain import PretrainConfig
 
-
-def pictures(config: PretrainConfig, workdir: Path) -> np.ndarray:
-    """All pictures, (images + held_out, H, W, 3) uint8, rendered once and kept in the workdir."""
+def pictures(workdir: Path, count: int, height: int, width: int) -> np.ndarray:
+    """The first pictures of the pretraining split, (count, H, W, 3) uint8."""
     from sinewich_jax.data import scenes
 
     path = workdir / "pictures.npy"
-    count = config.images + config.held_out
-    shape = (count, *config.image_size, 3)
+    shape = (count, height, width, 3)
     if path.exists():
         known = np.load(path, mmap_mode="r", allow_pickle=False)
         if known.shape == shape:
@@ -29,7 +25,7 @@ def pictures(config: PretrainConfig, workdir: Path) -> np.ndarray:
     seeds = range(first, first + count)
     with progress.progress_bar("rendering", count) as advance:
         rendered = scenes.render_many(
-            seeds, *config.image_size, backend="numpy", image_only=True, progress=advance
+            seeds, height, width, backend="numpy", image_only=True, progress=advance
         )["image"]
     with atomic.atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.save(file, rendered)
@@ -57,29 +53,38 @@ class Asides(NamedTuple):
         return Asides(moved, self.step[chosen] * mirror, self.focal[chosen])
 
 
-def asides(config: PretrainConfig, workdir: Path) -> Asides:
-    """The second pictures of the training scenes, rendered once and kept in the workdir."""
+def asides(workdir: Path, count: int, height: int, width: int, reach: float, seed: int) -> Asides:
+    """The second pictures of the first scenes of the pretraining split.
+
+    Args:
+      workdir: keeps them.
+      count: number of scenes.
+      height: pixels.
+      width: pixels.
+      reach: largest step of the camera along each axis, metres.
+      seed: of the steps.
+    """
     from sinewich_jax.data import scenes
 
-    random = np.random.Generator(np.random.Philox(key=[config.seed, 2**32]))
-    step = random.uniform(-config.reach, config.reach, (config.images, 3)).astype(np.float32)
+    random = np.random.Generator(np.random.Philox(key=[seed, 2**32]))
+    step = random.uniform(-reach, reach, (count, 3)).astype(np.float32)
     first = scenes.SPLIT_OFFSETS["pretrain"]
-    path = workdir / f"moved_{config.reach:g}_{config.seed}.npy"
-    shape = (config.images, *config.image_size, 3)
-    focal = np.zeros(config.images, np.float32)
+    path = workdir / f"moved_{reach:g}_{seed}.npy"
+    shape = (count, height, width, 3)
+    focal = np.zeros(count, np.float32)
     moved = np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
     known = moved is not None and moved.shape == shape
     if not known:
         moved = np.zeros(shape, np.uint8)
-    with progress.progress_bar("steps aside", config.images) as advance:
-        for i in range(config.images):
+    with progress.progress_bar("steps aside", count) as advance:
+        for i in range(count):
             scene = scenes.sample_scene(first + i)
             focal[i] = scene.camera.focal
             if not known:
                 aside = scenes.step_aside(scene, step[i])
-                moved[i] = scenes.render(aside, *config.image_size, image_only=True)["image"]
+                moved[i] = scenes.render(aside, height, width, image_only=True)["image"]
             if i % 64 == 63:
-                advance(i + 1, config.images)
+                advance(i + 1, count)
     if not known:
         with atomic.atomic_write(path) as temporary, open(temporary, "wb") as file:
             np.save(file, moved)
