@@ -48,6 +48,7 @@ def section(page: Page, name: str, root: Path) -> None:
             task: f"{any_row['tasks'][task]['baseline']:.3f}" if any_row else None
             for task in SETS[name]
         }
+        | {"seeds": "none", "train minutes": "none"}
     }
     for method, title in METHODS.items():
         results: Sequence[Mapping[str, Any]] = rows[method]
