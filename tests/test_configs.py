@@ -141,6 +141,7 @@ def test_a_pretraining_key_that_cannot_be_is_named(tmp_path):
     for flag, word in (
         ("held_out=3", "expected at least 4 (one batch)"),
         ("steps=0", "at least 1"),
+        ("batch_size=1", "at least 2"),  # half of it is masked, the other half seen again
     ):
         done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", f"--config.{flag}")
         assert done.returncode != 0 and word in done.stderr

@@ -80,7 +80,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for numbers with which there is nothing to train on or to score."""
-        least = {"steps": 1, "batch_size": 1, "save_every": 1, "stop_after": 0}
+        both_halves = 2 if self.objective == "masked_and_aside" else 1
+        least = {"steps": 1, "batch_size": both_halves, "save_every": 1, "stop_after": 0}
         least |= {"images": self.batch_size, "held_out": self.batch_size}
         for key, low in least.items():
             if getattr(self, key) < low:
