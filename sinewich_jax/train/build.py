@@ -105,23 +105,22 @@ class Experiment:
         return (image.astype(jnp.float32) / 255.0 - mean) / std
 
     def init(self) -> dict[str, Any]:
-        """Fresh variables, with the pretrained backbone in place; may be traced for shapes."""
+        """Fresh variables, with the pretrained backbone in place.
+
+        Made to be traced, by ``jax.jit`` for the variables or ``jax.eval_shape`` for their shapes:
+        the random numbers that pretrained weights replace are then never drawn.
+        """
         height, width = self.config.image_size or (64, 64)
         image = jnp.zeros((1, height, width, 3))
+        key = jax.random.key(self.config.seed)
+        streams = {"params": key, "anchor": jax.random.fold_in(key, 1)}
+        variables = dict(self.model.init(streams, image))
         pretrained = backbone_weights(self.config)
-
-        def fresh() -> dict[str, Any]:
-            key = jax.random.key(self.config.seed)
-            streams = {"params": key, "anchor": jax.random.fold_in(key, 1)}
-            variables = dict(self.model.init(streams, image))
-            if pretrained is None:
-                return variables
-            flat = trees.flatten_paths(variables["params"])
-            flat.update(_matched(pretrained, flat))
-            return {**variables, "params": trees.unflatten_paths(flat)}
-
-        # Under jit, the random numbers that pretrained weights replace are never drawn.
-        return jax.jit(fresh)()
+        if pretrained is None:
+            return variables
+        flat = trees.flatten_paths(variables["params"])
+        flat.update(_matched(pretrained, flat))
+        return {**variables, "params": trees.unflatten_paths(flat)}
 
     def calibrate(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Starts the heads at the mean label, so that no step is spent on learning a constant.

@@ -46,7 +46,9 @@ def set_up(config: Config, mesh: Mesh, experiment: Any = None) -> Setup:
         from sinewich_jax.train import build
 
         experiment = build.experiment(config)
-    variables = experiment.calibrate(experiment.init())
+    # It runs once: optimising its machine code takes longer than that saves.
+    init = jax.jit(experiment.init, compiler_options={"xla_backend_optimization_level": 0})
+    variables = experiment.calibrate(init())
     params, _, _ = states.split_variables(variables, experiment.rules)
     tx = experiment.optimizer(config, jax.eval_shape(lambda: params))
     placed = states.place(variables, tx, experiment.rules, experiment.sharding_rules, mesh)

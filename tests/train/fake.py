@@ -91,7 +91,7 @@ class FakeExperiment:
 
     def init(self) -> dict[str, Any]:
         image = jnp.zeros((1, *SIZE, 3))
-        return jax.tree.map(np.asarray, jax.jit(self.model.init)(jax.random.key(self.seed), image))
+        return dict(self.model.init(jax.random.key(self.seed), image))
 
     def optimizer(self, config: Config, abstract: Any) -> optax.GradientTransformation:
         schedule = optax.linear_schedule(config.learning_rate, 0.0, config.steps)

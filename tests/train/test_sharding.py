@@ -128,7 +128,7 @@ def test_the_step_is_compiled_once():
 
 def test_variables_split_and_join_without_loss():
     experiment = fake.make_experiment()
-    variables = experiment.init()
+    variables = jax.jit(experiment.init)()
     parts = state.split_variables(variables, experiment.rules)
     params, model_state, constants = parts
     assert set(model_state) == {"batch_stats"} and set(constants) == {"params", "anchor"}
