@@ -30,6 +30,7 @@ BASE = {
     "data": "scenes",
     "channels": {"semseg": 8},
     "loss_kinds": {"depth": "l2"},
+    "loss_weights": {"depth": 3.0},
     "image_size": (64, 64),
     "train_size": 2048,
     "eval_size": 256,
