@@ -3,8 +3,8 @@
     python train.py --config=configs/scenes.py
 
 The small Swin that ships with the package stays frozen; shared LoRA, frequency-switched task
-kernels, the clock and one decoder are trained. Scenes are rendered once into a cache (about half a
-minute), nothing is downloaded. Numbers, seeds and spread: docs/results/scenes.md.
+kernels, the clock and one decoder are trained. Scenes are rendered once into a cache (about twenty
+seconds), nothing is downloaded. Numbers, seeds and spread: docs/results/scenes.md.
 
 Variants, joined by commas after a colon (``--config=configs/scenes.py:lora_gain,debug``):
 
