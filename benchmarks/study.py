@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
+import importlib
 import itertools
 import json
 import os
@@ -18,6 +20,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from sinewich_jax import config as configs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,15 +53,31 @@ class Cell:
 
 
 def result(cell: Cell, root: Path) -> dict[str, Any] | None:
-    """The content of ``results.json`` of a cell that has trained all its steps, or None."""
+    """The content of ``results.json`` of a cell that has trained all its steps, or None.
+
+    A directory of another config (the file has changed since) counts as not run.
+    """
     found = []
     for name in ("results.json", "config.json"):
         path = cell.directory(root) / name
         if not path.is_file():
             return None
         found.append(json.loads(path.read_text(encoding="utf-8")))
-    results, config = found
-    return results if results["steps"] == config["steps"] else None
+    results, recorded = found
+    config = _config(cell)
+    same = not configs.differences(configs.from_dict(recorded), config)
+    return results if same and results["steps"] == config.steps else None
+
+
+@functools.cache
+def _config(cell: Cell) -> configs.Config:
+    """What the cell's command would train."""
+    path, _, variant = cell.config.partition(":")
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    config = module.get_config(variant)
+    for key, value in cell.overrides:
+        config[key] = value
+    return configs.from_config_dict(config)
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
