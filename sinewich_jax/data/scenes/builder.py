@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import os
 import pathlib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ COUNTS = {"train": 2000, "val": 200, "test": 200}
 
 MAPS = ("semseg", "human_parts", "saliency", "edge")
 """The tasks whose labels are PNG images."""
+
+SHARD = 512
+"""Scenes a file; so many are in memory while they are written."""
 
 _MOST = 1_000_000
 
@@ -88,8 +92,12 @@ def config(height: int = 64, width: int = 64, counts: Mapping[str, int] | None =
     return ScenesConfig(name=name, height=height, width=width, counts=counts)
 
 
-class Scenes(tfds.core.GeneratorBasedBuilder):
-    """Rooms with figures, tables, lamps, trees, houses and balls, labelled for six dense tasks."""
+class Scenes(tfds.core.ShardBasedBuilder):
+    """Rooms with figures, tables, lamps, trees, houses and balls, labelled for six dense tasks.
+
+    Shards are made one after the other and hold consecutive scenes. The more usual base class would
+    gather a split to sort it: in memory up to 1 GB, beyond that by way of TensorFlow.
+    """
 
     VERSION = tfds.core.Version(FORMAT)
     RELEASE_NOTES = {FORMAT: "First release."}  # noqa: RUF012
@@ -118,15 +126,26 @@ class Scenes(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> Mapping[str, Sequence[Callable[[], Iterator]]]:
         del dl_manager  # Nothing is downloaded.
-        return {split: self._generate_examples(split) for split in self.builder_config.counts}
+        return {split: self._shards(split) for split in self.builder_config.counts}
 
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        count = range(self.builder_config.counts[split])
-        for index in tqdm(count, f"rendering {split} scenes", disable=not self.progress):
-            seed = SPLIT_OFFSETS[split] + index
-            yield index, self._example(seed)
+    def _shards(self, split: str) -> list[Callable[[], Iterator]]:
+        count = self.builder_config.counts[split]
+        bar = tqdm(total=count, desc=f"rendering {split} scenes", disable=not self.progress)
+        chunks = (range(i, min(i + SHARD, count)) for i in range(0, count, SHARD))
+        return [functools.partial(self._examples, split, chunk, bar) for chunk in chunks]
+
+    def _examples(
+        self, split: str, indices: range, bar: tqdm
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index in indices:
+            yield index, self._example(SPLIT_OFFSETS[split] + index)
+            bar.update()
+            if bar.n == bar.total:
+                bar.close()
 
     def _example(self, seed: int) -> dict[str, Any]:
         example = render(sample_scene(seed), self.builder_config.height, self.builder_config.width)

@@ -39,6 +39,24 @@ def test_round_trip(path):
         assert np.degrees(np.arcsin(sine)).max() < 0.05
 
 
+def test_scenes_keep_their_order_over_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "SHARD", 2)
+    path = builder.prepare(tmp_path, 16, 16, {"val": 5}, progress=False)
+    assert len(list(path.glob("*array_record*"))) == 3
+    source = builder.open(path, "val")
+    first = builder.SPLIT_OFFSETS["val"]
+    assert [source.seed(i) for i in range(5)] == [first + i for i in range(5)]
+    rendered = render(sample_scene(first + 4), 16, 16)["labels"]["depth"]
+    np.testing.assert_array_equal(source[4]["labels"]["depth"], rendered)
+
+
+def test_a_large_split_does_not_ask_for_tensorflow(tmp_path, monkeypatch):
+    # Beyond this size TFDS would sort the examples of a split on disk, with TensorFlow.
+    monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1000)
+    path = builder.prepare(tmp_path, 16, 16, {"val": 3}, progress=False)
+    assert len(builder.open(path, "val")) == 3
+
+
 def test_splits_are_disjoint_seed_ranges(path):
     seeds = {s: [builder.open(path, s).seed(i) for i in range(n)] for s, n in COUNTS.items()}
     assert seeds["train"] == [0, 1, 2, 3, 4]
