@@ -149,7 +149,17 @@ class NyudMt(Archive):
     """NYU-Depth v2 for four tasks."""
 
 
-BUILDERS: Mapping[str, type[Archive]] = {kind.name: kind for kind in (PascalMt, NyudMt)}
+class Nyuv2Mtan(Archive):
+    """NYUv2 in NumPy files for three tasks."""
+
+
+class CityscapesMt(Archive):
+    """Cityscapes for semantic classes and depth."""
+
+
+BUILDERS: Mapping[str, type[Archive]] = {
+    kind.name: kind for kind in (PascalMt, NyudMt, Nyuv2Mtan, CityscapesMt)
+}
 """The builders by the name of their data set."""
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sinewich_jax.data.archives.cityscapes import CityscapesReader
+from sinewich_jax.data.archives.mtan import NyuMtanReader
 from sinewich_jax.data.archives.nyud import NyudReader
 from sinewich_jax.data.archives.pascal import PascalReader
 from sinewich_jax.data.archives.reader import Reader
@@ -13,8 +15,12 @@ from sinewich_jax.data.archives.tree import TAR_SUFFIXES, FolderTree, Tree, open
 from sinewich_jax.data.registry import ENVIRONMENT
 from sinewich_jax.errors import DataError, did_you_mean
 
-READERS: dict[str, type[Reader]] = {reader.name: reader for reader in (PascalReader, NyudReader)}
+READERS: dict[str, type[Reader]] = {
+    reader.name: reader for reader in (PascalReader, NyudReader, NyuMtanReader, CityscapesReader)
+}
 """The readers by the name of their data set."""
+
+Test = Callable[[Tree], bool]
 
 
 def reader_class(name: str) -> type[Reader]:
@@ -46,7 +52,7 @@ def find_tree(name: str, data_dir: str | os.PathLike[str] | None = None) -> Tree
             f"data set {name!r} needs {wanted}, named by the config key data_dir or the "
             f"environment variable {ENVIRONMENT}, but neither is set"
         )
-    trees = _candidates(Path(given), [reader])
+    trees = _candidates(Path(given), {reader: reader.fits})
     if not trees:
         raise DataError(
             f"{given} holds no {name}, expected {wanted} in the layout that "
@@ -68,7 +74,7 @@ def detect(path: str | os.PathLike[str]) -> tuple[Tree, type[Reader]]:
     Raises:
       DataError: none of the layouts, or several data sets.
     """
-    found = _candidates(Path(path), list(READERS.values()))
+    found = _candidates(Path(path), {reader: reader.told for reader in READERS.values()})
     if not found:
         raise DataError(
             f"{path} has none of the layouts that are known ({', '.join(READERS)}), expected the "
@@ -78,7 +84,9 @@ def detect(path: str | os.PathLike[str]) -> tuple[Tree, type[Reader]]:
     return tree, found[0][1]
 
 
-def _candidates(path: Path, readers: Sequence[type[Reader]]) -> list[tuple[Tree, type[Reader]]]:
+def _candidates(
+    path: Path, readers: Mapping[type[Reader], Test]
+) -> list[tuple[Tree, type[Reader]]]:
     """Trees that fit a reader: the path itself, else what it holds, folders before tars."""
     tree = open_path(path)
     found = _fitting(tree, readers)
@@ -91,14 +99,14 @@ def _candidates(path: Path, readers: Sequence[type[Reader]]) -> list[tuple[Tree,
             lower = file.lower()
             names = {stem.lower() + ending for stem in reader.names for ending in TAR_SUFFIXES}
             if lower in names:
-                found += _fitting(open_path(path / file), [reader])
+                found += _fitting(open_path(path / file), {reader: readers[reader]})
     return found
 
 
-def _fitting(tree: Tree, readers: Sequence[type[Reader]]) -> list[tuple[Tree, type[Reader]]]:
+def _fitting(tree: Tree, readers: Mapping[type[Reader], Test]) -> list[tuple[Tree, type[Reader]]]:
     """The tree's root if it fits, else those of its folders that do."""
     for level in ([tree], [tree.sub(folder) for folder in tree.folders()]):
-        found = [(view, reader) for view in level for reader in readers if reader.fits(view)]
+        found = [(view, reader) for view in level for reader, fits in readers.items() if fits(view)]
         if found:
             return found
     return []

@@ -76,6 +76,11 @@ class Reader(abc.ABC):
         """Whether a tree has the folders by which the layout is known."""
 
     @classmethod
+    def told(cls, tree: Tree) -> bool:
+        """Whether a tree that fits is surely this layout, when nobody says which it is."""
+        return cls.fits(tree)
+
+    @classmethod
     @abc.abstractmethod
     def folders(cls, tree: Tree) -> tuple[str, ...]:
         """Folders whose files are read; what changes elsewhere changes nothing."""

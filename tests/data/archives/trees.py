@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 from collections.abc import Sequence
@@ -162,6 +163,79 @@ def nyud(root: Path, release: str = "mtinet", scale: float = 1.0) -> Path:
             save(root / f"edge/{id}.png", truth["edge"] * np.uint8(255))
     write_list(root / "gt_sets/train.txt", NYUD_IDS[:2])
     write_list(root / "gt_sets/val.txt", NYUD_IDS[2:])
+    return root
+
+
+def mtan_truth(number: int, size: tuple[int, int] = (24, 32)) -> dict[str, np.ndarray]:
+    """One example of the small NYUv2; the normal at (3, 4) is valid and sums to 0."""
+    rng = np.random.default_rng(number)
+    normal = smooth_normals(*size, rng)
+    normal[:2] = 0
+    normal[3, 4] = np.array([1, 0, -1]) / np.sqrt(2)
+    label = rng.integers(-1, 13, size)
+    depth = rng.uniform(0.5, 9, (*size, 1)).astype(np.float32)
+    depth[-2:] = 0
+    return {
+        "image": rng.integers(0, 256, (*size, 3), dtype=np.uint8),
+        "label": label,
+        "depth": depth,
+        "normal": normal,
+    }
+
+
+def nyuv2(root: Path) -> Path:
+    """The small NYUv2: eleven training examples (so that 10 follows 9, not 1) and two more."""
+    for split, count in (("train", 11), ("val", 2)):
+        for number in range(count):
+            truth = mtan_truth(number)
+            save(root / f"{split}/image/{number}.npy", truth["image"] / 255.0)
+            save(root / f"{split}/label/{number}.npy", truth["label"].astype(np.float32))
+            save(root / f"{split}/depth/{number}.npy", truth["depth"])
+            save(root / f"{split}/normal/{number}.npy", truth["normal"])
+    return root
+
+
+CITY_SIZE = (16, 32)
+BASELINE, FX = 0.209313, 2262.52
+
+
+def city_truth(number: int) -> dict[str, np.ndarray]:
+    """Label ids, and disparity as its file has it: 0 none, else 256 d + 1."""
+    rng = np.random.default_rng(100 + number)
+    packed = rng.integers(2, 30000, CITY_SIZE, dtype=np.uint16)
+    packed[:3] = 0
+    packed[5, 5] = 1  # a disparity of 0: infinitely far
+    return {
+        "image": rng.integers(0, 256, (*CITY_SIZE, 3), dtype=np.uint8),
+        "ids": rng.integers(0, 34, CITY_SIZE, dtype=np.uint8),
+        "packed": packed,
+    }
+
+
+def cityscapes(root: Path, form: str = "official", classes: int = 19) -> Path:
+    """Cityscapes with two training images and one to validate on: official, small or numpy."""
+    places = (("train", "aachen"), ("train", "bochum"), ("val", "lindau"))
+    for number, (split, city) in enumerate(places):
+        truth = city_truth(number)
+        if form == "official":
+            id = f"{split}/{city}/{city}_00000{number}_000019"
+            save(root / f"leftImg8bit/{id}_leftImg8bit.png", truth["image"])
+            save(root / f"gtFine/{id}_gtFine_labelIds.png", truth["ids"])
+            save(root / f"disparity/{id}_disparity.png", truth["packed"])
+            camera = root / f"camera/{id}_camera.json"
+            camera.parent.mkdir(parents=True, exist_ok=True)
+            values = {"extrinsic": {"baseline": BASELINE}, "intrinsic": {"fx": FX}}
+            camera.write_text(json.dumps(values))
+        elif form == "small":
+            save(root / f"{split}/image/{number}.png", truth["image"])
+            save(root / f"{split}/seg/{number}.png", truth["ids"])
+            save(root / f"{split}/depth/{number}.tif", truth["packed"])
+        else:
+            norm = np.maximum(truth["packed"].astype(np.float64) - 1, 0) / 256 / 256
+            label = truth["ids"].astype(int) % (classes + 1) - 1
+            save(root / f"{split}/image/{number}.npy", (truth["image"] / 255).astype(np.float32))
+            save(root / f"{split}/label/{number}.npy", label)
+            save(root / f"{split}/depth/{number}.npy", norm[..., None])
     return root
 
 
