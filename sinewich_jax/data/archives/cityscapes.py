@@ -112,7 +112,7 @@ class CityscapesReader(Reader):
             found = "not given" if classes is None else classes
             raise DataError(
                 f"the files in {self.tree.where('')} do not say how many classes they have; set "
-                f"channels.semseg to 2, 7 or 19, it is {found}"
+                f"channels.semseg (--classes on the command line) to 2, 7 or 19, it is {found}"
             )
         return classes
 
@@ -155,7 +155,7 @@ class CityscapesReader(Reader):
         """What depth means."""
         return {"depth means": self.target} if "depth" in self.tasks else {}
 
-    def ids(self, split: str) -> list[str]:
+    def ids(self, split: str, strict: bool = True) -> list[str]:
         """``split/city/id`` in the official folders, ``split/i`` in the others."""
         if split not in self.splits:
             raise no_split(self, split)

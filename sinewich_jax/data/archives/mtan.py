@@ -69,7 +69,7 @@ class NyuMtanReader(Reader):
         """Splits that have images."""
         return numpy_splits(self.tree)
 
-    def ids(self, split: str) -> list[str]:
+    def ids(self, split: str, strict: bool = True) -> list[str]:
         """``split/i`` for every image, by number."""
         return numbered_ids(self, split, ".npy")
 

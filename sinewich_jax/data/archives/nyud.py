@@ -112,9 +112,9 @@ class NyudReader(Reader):
         """The unit of the depth files."""
         return {"depth unit of the files": self.depth_unit} if "depth" in self.tasks else {}
 
-    def ids(self, split: str) -> list[str]:
+    def ids(self, split: str, strict: bool = True) -> list[str]:
         """The ids of a split."""
-        return listed_ids(self, "gt_sets", split)
+        return listed_ids(self, "gt_sets", split, strict)
 
     def image_file(self, id: str) -> str:
         """Name of the image."""

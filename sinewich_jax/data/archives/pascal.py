@@ -89,9 +89,9 @@ class PascalReader(Reader):
         """Names of the lists."""
         return list_splits(self.tree, _LISTS)
 
-    def ids(self, split: str) -> list[str]:
+    def ids(self, split: str, strict: bool = True) -> list[str]:
         """The ids of a split."""
-        return listed_ids(self, _LISTS, split)
+        return listed_ids(self, _LISTS, split, strict)
 
     def image_file(self, id: str) -> str:
         """Name of the image."""

@@ -96,11 +96,15 @@ class Reader(abc.ABC):
         """Names of the splits there are."""
 
     @abc.abstractmethod
-    def ids(self, split: str) -> list[str]:
+    def ids(self, split: str, strict: bool = True) -> list[str]:
         """The ids of a split, in order; their images are there.
 
+        Args:
+          split: one of `splits`.
+          strict: a listed id without an image is an error; otherwise it is passed over.
+
         Raises:
-          DataError: no such split, or a line that names no image.
+          DataError: no such split, a list that cannot be read, or a line that names no image.
         """
 
     @abc.abstractmethod
@@ -266,21 +270,21 @@ def list_splits(tree: Tree, folder: str) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (first.get(name, 2), name)))
 
 
-def listed_ids(reader: Reader, folder: str, split: str) -> list[str]:
+def listed_ids(reader: Reader, folder: str, split: str, strict: bool) -> list[str]:
     """The ids in ``folder/split.txt``, each of which must have its image."""
     tree = reader.tree
     if split not in reader.splits:
         raise no_split(reader, split)
     rows = read_list(tree, f"{folder}/{split}.txt")
-    absent = [(number, id) for number, id in rows if not tree.has(reader.image_file(id))]
-    if absent:
-        number, id = absent[0]
+    absent = {row: None for row in rows if not tree.has(reader.image_file(row[1]))}
+    if absent and strict:
+        number, id = next(iter(absent))
         raise DataError(
             f"line {number} of {tree.where(f'{folder}/{split}.txt')} names {id!r}, but "
             f"{tree.where(reader.image_file(id))} is not there ({len(absent)} of {len(rows)} "
             "images are missing); add it or take the line out"
         )
-    return [id for _, id in rows]
+    return [row[1] for row in rows if row not in absent]
 
 
 def no_split(reader: Reader, split: str) -> DataError:

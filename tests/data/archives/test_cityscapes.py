@@ -84,7 +84,7 @@ def test_numpy_files_are_told_their_classes(tmp_path, classes):
     np.testing.assert_array_equal(valid, truth >= 0)
     np.testing.assert_array_equal(label, np.maximum(truth, 0))
     for wrong in (None, 13):
-        with pytest.raises(DataError, match=r"set channels\.semseg to 2, 7 or 19") as caught:
+        with pytest.raises(DataError, match=r"set channels\.semseg .* to 2, 7 or 19") as caught:
             reader(path, "numpy", classes=wrong)
         sentence(caught.value)
 
