@@ -10,12 +10,13 @@ into our cache (``SINEWICH_CACHE``), split by split, and read from there::
 
 | file | what it knows |
 |---|---|
-| `tree` | a folder or a tar behind one interface |
+| `tree`, `tar` | a folder or a tar behind one interface |
 | `decode`, `parts`, `edges`, `units` | one file, one annotation, one rule each |
-| `reader` | what every layout's reader does |
+| `reader`, `lists` | what every layout's reader does |
 | `pascal`, `nyud`, ... | one layout each: its folders, numbers and traps |
 | `layouts` | which layouts there are and where a data set begins |
-| `builder`, `source` | TFDS: preparing, and reading what was prepared |
+| `records`, `builder`, `source` | TFDS: what is stored, preparing it, and reading it back |
+| `check` | what `sinewich data check` finds |
 
 A new layout is a reader, a line in `layouts.READERS`, a class in `builder`, and a module in
 ``sinewich_jax/data/sets``.

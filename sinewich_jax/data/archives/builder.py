@@ -4,11 +4,9 @@
         path = prepare("nyud_mt", tree, "train")
     source = open(path, "train")
 
-Raw sizes are kept. Images are the archive's own bytes; class and binary maps are lossless PNG,
-depth is float32 metres, 8-bit normals (PASCAL) are 8-bit again and others float16, masks are packed
-bool. What takes time, edges and parts, is made here once. `prepare` writes into our cache and never
-beside the archive; the directory's name holds a mark of the archive's files, so a changed archive
-is prepared anew.
+What takes time, edges and parts, is made here once; what a record holds, `records` says. `prepare`
+writes into our cache and never beside the archive; the directory's name holds a mark of the
+archive's files, so a changed archive is prepared anew.
 
 TFDS knows the builders by the same names once this module is imported, ``tfds.builder("nyud_mt",
 file_format="array_record")``, and then looks into its manual directory.
@@ -19,30 +17,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
 import logging
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 from tqdm import tqdm
 
+from sinewich_jax.data.archives import records
 from sinewich_jax.data.archives.layouts import find_tree, reader_class
-from sinewich_jax.data.archives.reader import Reader, Sample
+from sinewich_jax.data.archives.reader import Reader
 from sinewich_jax.data.archives.tree import Tree
 from sinewich_jax.data.cache import cache_dir
-from sinewich_jax.data.labels import kind_of
 
 FORMAT = "1.0.0"
 """Version of what is stored; the directory's name holds it."""
 
-_log = logging.getLogger(__name__)
+SHARD = 32
+"""Examples a file; so many are in memory while they are written."""
 
 
 @dataclasses.dataclass(kw_only=True, eq=False)
@@ -58,8 +56,12 @@ class ArchiveConfig(tfds.core.BuilderConfig):
     splits: tuple[str, ...] = ()
 
 
-class Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Dense labels from a user's copy of a published archive."""
+class Archive(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """Dense labels from a user's copy of a published archive.
+
+    Shards are made one after the other and hold consecutive examples. The more usual base class
+    would gather a split to sort it: in memory up to 1 GB, beyond that by way of TensorFlow.
+    """
 
     VERSION = tfds.core.Version(FORMAT)
     RELEASE_NOTES = {FORMAT: "First release."}  # noqa: RUF012
@@ -73,22 +75,10 @@ class Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         reader = self.builder_config.reader
         kind = reader_class(self.name)
         tasks = kind.all_tasks if reader is None else reader.tasks
-        features: dict[str, Any] = {
-            "id": tfds.features.Text(),
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "height": tfds.features.Scalar(dtype=np.int32),
-            "width": tfds.features.Scalar(dtype=np.int32),
-            "available_tasks": tfds.features.Sequence(tfds.features.Text()),
-        }
-        for task in tasks:
-            features[task] = _feature(task, kind.eight_bit_normals)
-            features[f"{task}_valid"] = tfds.features.Tensor(
-                shape=(None, None), dtype=np.bool_, encoding=tfds.features.Encoding.ZLIB
-            )
         return tfds.core.DatasetInfo(
             builder=self,
             description=f"{kind.name}: {__doc__.split(':')[0]}",
-            features=tfds.features.FeaturesDict(features),
+            features=records.features(kind, tasks),
             metadata=tfds.core.MetadataDict(),
             disable_shuffling=True,
         )
@@ -98,7 +88,9 @@ class Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         with contextlib.ExitStack() as self._opened:
             super().download_and_prepare(**options)
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> Mapping[str, Sequence[Callable[[], Iterator]]]:
         config = self.builder_config
         reader = config.reader
         if reader is None:
@@ -114,31 +106,38 @@ class Archive(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             channels=reader.channels,
             class_names={task: list(names) for task, names in reader.class_names.items()},
             sizes=[],
+            resized={},
             missing={split: reader.absent(ids[split]) for split in splits},
         )
-        return {split: self._generate_examples(reader, split, ids[split]) for split in splits}
+        return {split: self._shards(reader, split, ids[split]) for split in splits}
 
-    def _generate_examples(
-        self, reader: Reader, split: str, ids: list[str]
+    def _shards(self, reader: Reader, split: str, ids: list[str]) -> list[Callable[[], Iterator]]:
+        bar = tqdm(
+            total=len(ids), desc=f"preparing {reader.name} {split}", disable=not self.progress
+        )
+        starts = range(0, len(ids), SHARD)
+        return [
+            functools.partial(self._examples, reader, ids[start : start + SHARD], start, bar)
+            for start in starts
+        ]
+
+    def _examples(
+        self, reader: Reader, ids: list[str], start: int, bar: tqdm
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        sizes: set[tuple[int, ...]] = set()
-        resized: dict[str, int] = {}
-        stored = [task for task in reader.all_tasks if task in self.info.features]
-        bar = tqdm(ids, f"preparing {reader.name} {split}", disable=not self.progress)
-        for index, id in enumerate(bar):
-            sample = reader.read(id, stored)
-            sizes.add(sample.image.shape[:2])
+        metadata = self.info.metadata
+        tasks = [task for task in reader.all_tasks if task in self.info.features]
+        for index, id in enumerate(ids, start):
+            sample = reader.read(id, tasks)
+            size = list(sample.image.shape[:2])
+            # What is of many sizes needs no list of them.
+            if size not in metadata["sizes"] and len(metadata["sizes"]) < 2:
+                metadata["sizes"].append(size)
             for task in sample.resized:
-                resized[task] = resized.get(task, 0) + 1
-            yield index, encode(sample, reader.eight_bit_normals)
-        known = {tuple(size) for size in self.info.metadata["sizes"]}
-        # What is of many sizes needs no list of them.
-        self.info.metadata["sizes"] = [list(map(int, size)) for size in sorted(sizes | known)][:2]
-        for task, count in resized.items():
-            _log.warning(
-                "%d %s labels of %s %s were resized to their images",
-                *(count, task, reader.name, split),
-            )
+                metadata["resized"][task] = metadata["resized"].get(task, 0) + 1
+            yield index, records.encode(sample, reader.eight_bit_normals)
+            bar.update()
+            if bar.n == bar.total:
+                bar.close()
 
 
 class PascalMt(Archive):
@@ -161,48 +160,6 @@ BUILDERS: Mapping[str, type[Archive]] = {
     kind.name: kind for kind in (PascalMt, NyudMt, Nyuv2Mtan, CityscapesMt)
 }
 """The builders by the name of their data set."""
-
-
-def _feature(task: str, eight_bit_normals: bool) -> Any:
-    kind = kind_of(task)
-    if kind == "normals" and eight_bit_normals:
-        return tfds.features.Image(shape=(None, None, 3))
-    if kind in ("normals", "depth"):
-        shape, dtype = (((None, None, 3), np.float16), ((None, None), np.float32))[kind == "depth"]
-        # Plain bytes: floats hardly shrink, and a list of them takes long to write and read.
-        return tfds.features.Tensor(shape=shape, dtype=dtype, encoding=tfds.features.Encoding.BYTES)
-    return tfds.features.Image(shape=(None, None, 1), encoding_format="png")
-
-
-def encode(sample: Sample, eight_bit_normals: bool) -> dict[str, Any]:
-    """A sample in the form of the builder's features."""
-    height, width = sample.image.shape[:2]
-    features: dict[str, Any] = {
-        "id": sample.id,
-        "image": sample.encoded.get("image") or png(sample.image),
-        "height": height,
-        "width": width,
-        "available_tasks": list(sample.available),
-    }
-    for task, label in sample.labels.items():
-        kind = kind_of(task)
-        if kind == "normals" and eight_bit_normals:
-            # The archive's own file, unless the map is missing or was resized.
-            rounded = np.rint((label + 1) * np.float32(127.5)).astype(np.uint8)
-            label = sample.encoded.get("normals") or png(rounded)
-        elif kind == "normals":
-            label = label.astype(np.float16)
-        elif kind != "depth":
-            label = png(label)
-        features[task], features[f"{task}_valid"] = label, sample.valid[task]
-    return features
-
-
-def png(pixels: np.ndarray) -> bytes:
-    """A lossless image file of uint8 [H, W] or [H, W, 3]."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def prepared_path(

@@ -34,7 +34,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sinewich_jax.data.archives import decode, mtan
-from sinewich_jax.data.archives.reader import Reader, no_split, suffixes
+from sinewich_jax.data.archives.lists import no_split, suffixes
+from sinewich_jax.data.archives.reader import Reader
 from sinewich_jax.data.archives.tree import Tree
 from sinewich_jax.data.files import read_pixels
 from sinewich_jax.data.labels import IGNORE
@@ -73,6 +74,7 @@ class CityscapesReader(Reader):
     name = "cityscapes_mt"
     all_tasks = ("semseg", "depth")
     names = ("cityscapes", "cityscapes_mt")
+    packed_depth = True
 
     def __init__(self, tree: Tree, target: str = "disparity_px", classes: int | None = None):
         """Takes the tree and what its files do not say.

@@ -11,7 +11,8 @@ from sinewich_jax.data.archives.mtan import NyuMtanReader
 from sinewich_jax.data.archives.nyud import NyudReader
 from sinewich_jax.data.archives.pascal import PascalReader
 from sinewich_jax.data.archives.reader import Reader
-from sinewich_jax.data.archives.tree import TAR_SUFFIXES, FolderTree, Tree, open_path
+from sinewich_jax.data.archives.tar import TAR_SUFFIXES, open_path
+from sinewich_jax.data.archives.tree import FolderTree, Tree
 from sinewich_jax.data.registry import ENVIRONMENT
 from sinewich_jax.errors import DataError, did_you_mean
 

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sinewich_jax.data.archives import decode
-from sinewich_jax.data.archives.reader import Reader, no_split
+from sinewich_jax.data.archives.lists import no_split
+from sinewich_jax.data.archives.reader import Reader
 from sinewich_jax.data.archives.tree import Tree
 from sinewich_jax.data.labels import IGNORE
 from sinewich_jax.data.source import make_tasks

@@ -27,7 +27,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from sinewich_jax.data.archives import decode, units
-from sinewich_jax.data.archives.reader import Reader, list_splits, listed_ids, suffixes
+from sinewich_jax.data.archives.lists import list_splits, listed_ids, suffixes
+from sinewich_jax.data.archives.reader import Reader
 from sinewich_jax.data.archives.tree import Tree
 from sinewich_jax.data.labels import IGNORE
 from sinewich_jax.data.source import make_tasks

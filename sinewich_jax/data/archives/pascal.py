@@ -23,7 +23,8 @@ import numpy as np
 
 from sinewich_jax.data.archives import decode, parts
 from sinewich_jax.data.archives.edges import edges
-from sinewich_jax.data.archives.reader import Reader, list_splits, listed_ids
+from sinewich_jax.data.archives.lists import list_splits, listed_ids
+from sinewich_jax.data.archives.reader import Reader
 from sinewich_jax.data.archives.tree import Tree
 from sinewich_jax.data.source import make_tasks
 

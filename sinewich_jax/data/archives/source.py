@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sinewich_jax.data.archives import builder, decode
+from sinewich_jax.data.archives import builder, records
 from sinewich_jax.data.archives.layouts import find_tree, reader_class
 from sinewich_jax.data.cache import CACHE_ENVIRONMENT
-from sinewich_jax.data.files import read_image, read_pixels
-from sinewich_jax.data.labels import kind_of, to_label, unit_normals
+from sinewich_jax.data.files import read_image
 from sinewich_jax.data.source import Example
 from sinewich_jax.errors import DataError
 from sinewich_jax.storage.atomic import is_full_disk
@@ -37,6 +36,7 @@ class ArchiveSource:
       path: the prepared directory.
       layout: which release it was made from.
       notes: what was decided on reading, by name, for example a unit.
+      resized: per task, how many labels were brought to their image's size.
       missing: per task that lacks labels, ``{"count": files, "first": name}``.
     """
 
@@ -52,6 +52,7 @@ class ArchiveSource:
         sizes = about["sizes"]
         self.size: tuple[int, int] | None = (sizes[0][0], sizes[0][1]) if len(sizes) == 1 else None
         self.path, self.layout, self.notes = path, about["layout"], about["notes"]
+        self.resized: Mapping[str, int] = about["resized"]
         self.missing: Mapping[str, Any] = about["missing"].get(split.partition("[")[0], {})
         images = [
             name
@@ -74,7 +75,7 @@ class ArchiveSource:
         for task in self.tasks:
             mask = record[f"{task}_valid"]
             valid[task] = everything if mask.all() else mask
-            labels[task] = _label(task, record[task], mask)
+            labels[task] = records.label(task, record[task], mask)
         return {"image": image, "labels": labels, "valid": valid}
 
     def id(self, index: int) -> str:
@@ -84,20 +85,6 @@ class ArchiveSource:
     def available(self, index: int) -> tuple[str, ...]:
         """Tasks whose label of example ``index`` is in the archive."""
         return tuple(task.decode() for task in self._records[int(index)]["available_tasks"])
-
-
-def _label(task: str, stored: Any, mask: np.ndarray) -> np.ndarray:
-    """The stored form of a label, see `builder.encode`, as the library's."""
-    kind = kind_of(task)
-    if kind == "depth":
-        return stored
-    if kind != "normals":
-        return read_pixels(stored, f"a {task} label")
-    if isinstance(stored, bytes):
-        unit, _ = to_label(task, decode.vectors(stored, "a normals label"), "a normals label")
-    else:
-        unit, _ = unit_normals(stored)
-    return np.where(mask[..., None], unit, np.float32(0))
 
 
 def open(
@@ -171,6 +158,12 @@ def open_archive(
     for task, files in source.missing.items():
         if tasks is None or task in tasks:
             _log.warning("%s", _lacking(task, files, f"{name} {split}") + "; they count nowhere")
+    for task, count in source.resized.items():
+        if tasks is None or task in tasks:
+            _log.warning(
+                "%d %s labels of %s %s were not of their image's size and were resized to it",
+                *(count, task, name, split),
+            )
     return source if tasks is None else ArchiveSource(path, split, tasks)
 
 

@@ -177,6 +177,17 @@ def test_options_are_prepared_apart(tmp_path):
     assert metres.source.notes == {"depth unit of the files": "m"}
 
 
+def test_resized_labels_are_told(tmp_path, caplog):
+    path = nyud(tmp_path / "NYUD_MT")
+    save(path / "segmentation/0001.png", np.ones((24, 32), np.uint8))
+    with caplog.at_level(logging.WARNING, "sinewich_jax"):
+        opened = load("nyud_mt", path)
+    assert [record.message for record in caplog.records] == [
+        "1 semseg labels of nyud_mt train were not of their image's size and were resized to it"
+    ]
+    assert opened[0]["labels"]["semseg"].shape == (48, 64)
+
+
 # --- partial labels ---------------------------------------------------------------------------
 
 
@@ -272,6 +283,23 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("SINEWICH_CACHE", str(tmp_path / "file" / "x"))
     with pytest.raises(DataError, match=r"nyud_mt cannot be prepared in .*file.*SINEWICH_CACHE"):
         load("nyud_mt", nyud(tmp_path / "NYUD_MT"))
+
+
+def test_a_split_is_written_in_shards_in_its_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(builder, "SHARD", 4)
+    opened = load("nyuv2_mtan", nyuv2(tmp_path / "nyuv2"))
+    assert len(list(opened.source.path.glob("*array_record*"))) == 3 and len(opened) == 11
+    assert [opened.source.id(index) for index in range(11)] == [f"train/{i}" for i in range(11)]
+    whole = load("nyuv2_mtan", tmp_path / "nyuv2", "train[3:9]")
+    np.testing.assert_array_equal(whole[2]["image"], opened[5]["image"])
+
+
+def test_a_split_is_never_gathered(tmp_path, monkeypatch):
+    """TFDS would sort a split in memory, and beyond a limit through TensorFlow's files."""
+    from tensorflow_datasets.core import shuffle
+
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 0)
+    assert len(load("nyuv2_mtan", nyuv2(tmp_path / "nyuv2"))) == 11
 
 
 # --- TFDS's own way ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from sinewich_jax.data.archives.tree import open_path
+from sinewich_jax.data.archives.tar import open_path
 from sinewich_jax.errors import DataError
 from tests.data.archives.trees import add_member, pack, state
 
