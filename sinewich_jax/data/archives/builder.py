@@ -103,6 +103,7 @@ class Archive(tfds.core.ShardBasedBuilder, skip_registration=True):
             layout=reader.layout,
             notes=reader.notes,
             tasks=list(reader.tasks),
+            grows=list(reader.grows),
             channels=reader.channels,
             class_names={task: list(names) for task, names in reader.class_names.items()},
             sizes=[],

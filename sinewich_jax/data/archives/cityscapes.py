@@ -22,8 +22,7 @@ What users call depth is not one thing, so it is said by ``target``:
 
 That MTAN's files are disparity / 256 is inferred from their range. A disparity of 0 is no label in
 any of the three, so most of the sky has none; TaskPrompter sets the sky to 0 and scores it. The
-label has the task name ``depth`` in each case. A zoom divides what is called depth, which is right
-for metres; disparity would have to be multiplied, so do not zoom it.
+label has the task name ``depth`` in each case; a zoom divides metres and multiplies disparity.
 """
 
 from __future__ import annotations
@@ -151,6 +150,11 @@ class CityscapesReader(Reader):
     def splits(self) -> tuple[str, ...]:
         """Splits that have images."""
         return self._split_names
+
+    @property
+    def grows(self) -> tuple[str, ...]:
+        """Disparity is what a zoom multiplies."""
+        return () if self.target == "depth_m" else ("depth",)
 
     @property
     def notes(self) -> dict[str, str]:

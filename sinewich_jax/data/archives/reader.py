@@ -148,6 +148,11 @@ class Reader(abc.ABC):
         return make_tasks(tasks)
 
     @property
+    def grows(self) -> tuple[str, ...]:
+        """Tasks of the kind depth whose values a zoom multiplies (disparity)."""
+        return ()
+
+    @property
     def notes(self) -> dict[str, str]:
         """What was decided on reading, by name, for example a unit."""
         return {}

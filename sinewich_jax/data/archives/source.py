@@ -52,6 +52,7 @@ class ArchiveSource:
         sizes = about["sizes"]
         self.size: tuple[int, int] | None = (sizes[0][0], sizes[0][1]) if len(sizes) == 1 else None
         self.path, self.layout, self.notes = path, about["layout"], about["notes"]
+        self._grows = tuple(task for task in about["grows"] if task in self.tasks)
         self.resized: Mapping[str, int] = about["resized"]
         self.missing: Mapping[str, Any] = about["missing"].get(split.partition("[")[0], {})
         images = [
@@ -76,7 +77,8 @@ class ArchiveSource:
             mask = record[f"{task}_valid"]
             valid[task] = everything if mask.all() else mask
             labels[task] = records.label(task, record[task], mask)
-        return {"image": image, "labels": labels, "valid": valid}
+        example: Example = {"image": image, "labels": labels, "valid": valid}
+        return {**example, "grows": self._grows} if self._grows else example
 
     def id(self, index: int) -> str:
         """The id that example ``index`` has in the archive."""

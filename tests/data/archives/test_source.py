@@ -188,6 +188,23 @@ def test_resized_labels_are_told(tmp_path, caplog):
     assert opened[0]["labels"]["semseg"].shape == (48, 64)
 
 
+@pytest.mark.parametrize(
+    ("target", "power"), [("disparity_px", 1), ("disparity_norm", 1), ("depth_m", -1)]
+)
+def test_a_zoom_multiplies_disparity_and_divides_metres(tmp_path, target, power):
+    path = cityscapes(tmp_path / "cityscapes")
+    opened = data.load(*("cityscapes_mt", "train", path, ("depth",)), progress=False, target=target)
+    assert opened.source.notes == {"depth means": target}
+    plain = opened[0]
+    zoomed = data.batches(
+        *(opened, ("depth",)), batch_size=2, augment=data.Augment(scale=(1.5, 1.5)), shuffle=False
+    ).batch_at(0)
+    label, valid = zoomed["labels"]["depth"][0], zoomed["valid"]["depth"][0]
+    known = plain["labels"]["depth"][plain["valid"]["depth"]]
+    ratio = label[valid][:, None] / known[None] / 1.5**power
+    assert (np.abs(ratio - 1).min(axis=1) < 1e-5).all() and valid.any()
+
+
 # --- partial labels ---------------------------------------------------------------------------
 
 
