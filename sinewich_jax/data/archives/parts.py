@@ -46,7 +46,7 @@ def paint(anno: np.ndarray, size: tuple[int, int], where: str) -> tuple[np.ndarr
     canvas: np.ndarray | None = None
     for entry in _rows(_field(_only(anno, where), "objects", where)):
         parts = _rows(_field(entry, "parts", where))
-        if _number(_field(entry, "class_ind", where), where) != PERSON or not parts:
+        if _number(_field(entry, "class_ind", where), where) != PERSON:
             continue
         for part in parts:
             name = _text(_field(part, "part_name", where))

@@ -86,6 +86,7 @@ EVIL = {
     "a path up": ({"name": "../evil.txt"}, "which leaves the folder"),
     "a path up, other slashes": ({"name": "a\\..\\..\\evil"}, "which leaves the folder"),
     "an absolute path": ({"name": "/etc/evil"}, "an absolute path"),
+    "an absolute path, other slashes": ({"name": "\\evil"}, "an absolute path"),
     "a drive": ({"name": "C:\\evil"}, "an absolute path"),
     "a link": ({"name": "a/l", "type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "is a link"),
     "a hard link": ({"name": "a/h", "type": tarfile.LNKTYPE, "linkname": "a/one.txt"}, "is a link"),
