@@ -1,6 +1,6 @@
 """Published archives as TFDS data sets on disk: array_record files, no TensorFlow, no network.
 
-    with find_tree("nyud_mt", "/data") as tree:
+    with find_place("nyud_mt", "/data") as tree:
         path = prepare("nyud_mt", tree, "train")
     source = open(path, "train")
 
@@ -31,7 +31,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from sinewich_jax.data.archives import records
-from sinewich_jax.data.archives.layouts import find_tree, reader_class
+from sinewich_jax.data.archives.layouts import at_root, find_tree, reader_class
 from sinewich_jax.data.archives.reader import Reader
 from sinewich_jax.data.archives.tree import Tree
 from sinewich_jax.data.cache import cache_dir
@@ -179,7 +179,7 @@ def _root(cache: str | os.PathLike[str] | None) -> pathlib.Path:
 
 
 def _config_name(name: str, tree: Tree, split: str, options: Mapping[str, Any]) -> str:
-    stamp = tree.stamp(reader_class(name).folders(tree))
+    stamp = tree.stamp(reader_class(name).folders)
     mark = json.dumps([name, stamp, dict(options)], sort_keys=True)
     return f"{split}-{hashlib.sha256(mark.encode()).hexdigest()[:16]}"
 
@@ -204,7 +204,7 @@ def prepare(
 
     Args:
       name: of the data set.
-      tree: the archive, from `find_tree`.
+      tree: the archive, from `layouts.find_place`.
       split: a split of it.
       options: what its reader takes besides, for example ``{"depth_unit": "mm"}``.
       cache: where prepared data sets live; None takes ``archives`` in our cache.
@@ -220,7 +220,7 @@ def prepare(
     path = prepared_path(name, tree, split, options, cache)
     if is_prepared(path):
         return path
-    reader = reader_class(name)(tree, **options)
+    reader = reader_class(name)(at_root(name, tree), **options)
     config = ArchiveConfig(
         name=_config_name(name, tree, split, options), reader=reader, splits=(split,)
     )

@@ -56,11 +56,12 @@ NUMPY_CLASSES = (2, 7, 19)
 """Class counts of the files in NumPy form, which do not say which it is."""
 
 _IMAGE = "_leftImg8bit.png"
-_OFFICIAL = {
-    "image": ("leftImg8bit", _IMAGE),
-    "semseg": ("gtFine", "_gtFine_labelIds.png"),
-    "depth": ("disparity", "_disparity.png"),
-    "camera": ("camera", "_camera.json"),
+_OFFICIAL = {"image": "leftImg8bit", "semseg": "gtFine", "depth": "disparity", "camera": "camera"}
+_OFFICIAL_ENDINGS = {
+    "image": _IMAGE,
+    "semseg": "_gtFine_labelIds.png",
+    "depth": "_disparity.png",
+    "camera": "_camera.json",
 }
 _SMALL = {"image": "image", "semseg": "seg", "depth": "depth"}
 _NUMPY = {"image": "image", "semseg": "label", "depth": "depth"}
@@ -88,6 +89,7 @@ class CityscapesReader(Reader):
         self.target = target
         self._form = _form(tree)
         self._split_names = _splits(tree, self._form)
+        self._kinds = {"official": _OFFICIAL, "small": _SMALL, "numpy": _NUMPY}[self._form]
         if self._form == "small":
             self._ending = {
                 folder: _one_ending(tree, self._split_names, folder) for folder in _SMALL.values()
@@ -133,7 +135,7 @@ class CityscapesReader(Reader):
         form = _form(tree)
         if form == "official":
             cities = [f"{s}/{c}" for s in _splits(tree, form) for c in _cities(tree, s)]
-            return tuple(f"{top}/{city}" for top, _ in _OFFICIAL.values() for city in cities)
+            return tuple(f"{top}/{city}" for top in _OFFICIAL.values() for city in cities)
         kinds = (_NUMPY if form == "numpy" else _SMALL).values()
         return tuple(f"{split}/{kind}" for split in _splits(tree, form) for kind in kinds)
 
@@ -189,21 +191,12 @@ class CityscapesReader(Reader):
 
     def _file(self, kind: str, id: str) -> str:
         if self._form == "official":
-            top, ending = _OFFICIAL[kind]
-            return f"{top}/{id}{ending}"
-        folder = (_NUMPY if self._form == "numpy" else _SMALL)[kind]
-        return mtan.in_folder(id, folder, self._ending_of(kind))
+            return f"{_OFFICIAL[kind]}/{id}{_OFFICIAL_ENDINGS[kind]}"
+        return mtan.in_folder(id, self._kinds[kind], self._ending_of(kind))
 
     def _has_task(self, task: str) -> bool:
-        if self._form == "official":
-            top = _OFFICIAL[task][0]
-            return any(
-                self.tree.files(f"{top}/{s}/{c}")
-                for s in self.splits
-                for c in _cities(self.tree, s)
-            )
-        folder = (_NUMPY if self._form == "numpy" else _SMALL)[task]
-        return any(self.tree.files(f"{split}/{folder}") for split in self.splits)
+        folders = [f for f in self.folders(self.tree) if self._kinds[task] in f.split("/")]
+        return any(self.tree.files(folder) for folder in folders)
 
     def _make(self, tasks: Sequence[str]) -> dict[str, object]:
         if "semseg" not in tasks:

@@ -31,8 +31,8 @@ def reader_class(name: str) -> type[Reader]:
     return READERS[name]
 
 
-def find_tree(name: str, data_dir: str | os.PathLike[str] | None = None) -> Tree:
-    """Finds a data set.
+def find_place(name: str, data_dir: str | os.PathLike[str] | None = None) -> Tree:
+    """Finds the folder or tar of a data set without looking into a tar.
 
     Args:
       name: of the data set, like ``"nyud_mt"``.
@@ -40,27 +40,45 @@ def find_tree(name: str, data_dir: str | os.PathLike[str] | None = None) -> Tree
         folder that the environment variable ``SINEWICH_DATA`` names.
 
     Returns:
-      The tree whose root is the data set's; close it.
+      A folder's tree at its root, or a tar's tree as it is, which `at_root` looks into; close it.
 
     Raises:
       DataError: it is not there, or there more than once.
     """
     reader = reader_class(name)
     given = data_dir if data_dir is not None else os.environ.get(ENVIRONMENT)
-    wanted = f"{' or '.join(reader.names)} (a folder or a tar)"
     if not given:
         raise DataError(
-            f"data set {name!r} needs {wanted}, named by the config key data_dir or the "
+            f"data set {name!r} needs {_wanted(reader)}, named by the config key data_dir or the "
             f"environment variable {ENVIRONMENT}, but neither is set"
         )
-    trees = _candidates(Path(given), {reader: reader.fits})
-    if not trees:
-        raise DataError(
-            f"{given} holds no {name}, expected {wanted} in the layout that "
-            f"sinewich_jax.data.archives.{reader.__module__.rpartition('.')[2]} describes; name "
-            "another by the config key data_dir"
-        )
-    return _one([tree for tree, _ in trees], Path(given), name)
+    places = _places(Path(given), {reader: reader.fits})
+    if not places:
+        raise _absent(reader, given)
+    return _one(places, Path(given), name)
+
+
+def at_root(name: str, tree: Tree) -> Tree:
+    """The tree seen from where the data set begins, which may be a folder in a tar.
+
+    Raises:
+      DataError: it is not there, or there more than once, or the tar cannot be read.
+    """
+    reader = reader_class(name)
+    found = _fitting(tree, {reader: reader.fits})
+    if not found:
+        raise _absent(reader, tree.path)
+    return _one([view for view, _ in found], tree.path, name)
+
+
+def find_tree(name: str, data_dir: str | os.PathLike[str] | None = None) -> Tree:
+    """`find_place` and `at_root` together: a tree whose root is the data set's; close it."""
+    place = find_place(name, data_dir)
+    try:
+        return at_root(name, place)
+    except DataError:
+        place.close()
+        raise
 
 
 def detect(path: str | os.PathLike[str]) -> tuple[Tree, type[Reader]]:
@@ -75,8 +93,12 @@ def detect(path: str | os.PathLike[str]) -> tuple[Tree, type[Reader]]:
     Raises:
       DataError: none of the layouts, or several data sets.
     """
-    found = _candidates(Path(path), {reader: reader.told for reader in READERS.values()})
+    tests = {reader: reader.told for reader in READERS.values()}
+    places = _places(Path(path), tests)
+    found = [pair for place in places for pair in _fitting(place, tests)]
     if not found:
+        for place in places:
+            place.close()
         raise DataError(
             f"{path} has none of the layouts that are known ({', '.join(READERS)}), expected the "
             "folder or tar of one of them"
@@ -85,29 +107,34 @@ def detect(path: str | os.PathLike[str]) -> tuple[Tree, type[Reader]]:
     return tree, found[0][1]
 
 
-def _candidates(
-    path: Path, readers: Mapping[type[Reader], Test]
-) -> list[tuple[Tree, type[Reader]]]:
-    """Trees that fit a reader: the path itself, else what it holds, folders before tars."""
+def _wanted(reader: type[Reader]) -> str:
+    return f"{' or '.join(reader.names)} (a folder or a tar)"
+
+
+def _absent(reader: type[Reader], place: object) -> DataError:
+    module = reader.__module__.rpartition(".")[2]
+    return DataError(
+        f"{place} holds no {reader.name}, expected {_wanted(reader)} in the layout that "
+        f"sinewich_jax.data.archives.{module} describes; name another by the config key data_dir"
+    )
+
+
+def _places(path: Path, tests: Mapping[type[Reader], Test]) -> list[Tree]:
+    """The path itself if it is a tar; else folders that fit a reader; else tars by their names."""
     tree = open_path(path)
-    found = _fitting(tree, readers)
-    if found or not isinstance(tree, FolderTree):
-        if not found:
-            tree.close()
-        return found
-    for reader in readers:
-        for file in tree.files():
-            lower = file.lower()
-            names = {stem.lower() + ending for stem in reader.names for ending in TAR_SUFFIXES}
-            if lower in names:
-                found += _fitting(open_path(path / file), {reader: readers[reader]})
-    return found
+    if not isinstance(tree, FolderTree):
+        return [tree]
+    names = {
+        stem.lower() + end for reader in tests for stem in reader.names for end in TAR_SUFFIXES
+    }
+    tars = (path / file for file in tree.files() if file.lower() in names)
+    return [view for view, _ in _fitting(tree, tests)] or [open_path(tar) for tar in tars]
 
 
-def _fitting(tree: Tree, readers: Mapping[type[Reader], Test]) -> list[tuple[Tree, type[Reader]]]:
+def _fitting(tree: Tree, tests: Mapping[type[Reader], Test]) -> list[tuple[Tree, type[Reader]]]:
     """The tree's root if it fits, else those of its folders that do."""
     for level in ([tree], [tree.sub(folder) for folder in tree.folders()]):
-        found = [(view, reader) for view in level for reader, fits in readers.items() if fits(view)]
+        found = [(view, reader) for view in level for reader, fits in tests.items() if fits(view)]
         if found:
             return found
     return []

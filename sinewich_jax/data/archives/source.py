@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from sinewich_jax.data.archives import builder, records
-from sinewich_jax.data.archives.layouts import find_tree, reader_class
+from sinewich_jax.data.archives.layouts import at_root, find_place, reader_class
 from sinewich_jax.data.cache import CACHE_ENVIRONMENT
 from sinewich_jax.data.files import read_image
 from sinewich_jax.data.source import Example
@@ -140,10 +140,10 @@ def open_archive(
     Raises:
       DataError: the archive is absent, damaged, or lacks a wanted task or label.
     """
-    with find_tree(name, data_dir) as tree:
+    with find_place(name, data_dir) as tree:
         path = builder.prepared_path(name, tree, split, options, cache)
         if not builder.is_prepared(path):
-            reader = reader_class(name)(tree, **options)
+            reader = reader_class(name)(at_root(name, tree), **options)
             # What the list of files tells is told before the work.
             _check(reader.tasks, reader.absent(reader.ids(split)), tasks, allow_missing, name)
             try:

@@ -16,7 +16,7 @@ import os
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
@@ -72,10 +72,10 @@ class TarTree(Tree):
             content += more
         return content
 
-    def stamp(self, folders: Iterable[str]) -> str:
-        """Size and time of change of the tar, and where in it the data is."""
-        del folders  # They cannot change but with the tar.
-        text = f"{self._state.st_size} {self._state.st_mtime_ns} {self._prefix}"
+    def stamp(self, folders: Callable[[Tree], Iterable[str]]) -> str:
+        """Size and time of change of the tar, which need no look into it."""
+        del folders
+        text = f"{self._state.st_size} {self._state.st_mtime_ns}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def where(self, name: str) -> str:

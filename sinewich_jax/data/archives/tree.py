@@ -9,7 +9,7 @@ import abc
 import copy
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sinewich_jax.errors import DataError
@@ -45,8 +45,8 @@ class Tree(abc.ABC):
         """Bytes of a file given by its full name."""
 
     @abc.abstractmethod
-    def stamp(self, folders: Iterable[str]) -> str:
-        """A hexadecimal mark that changes when a file in ``folders`` (not below) does."""
+    def stamp(self, folders: Callable[[Tree], Iterable[str]]) -> str:
+        """A hexadecimal mark that changes when a file in ``folders(tree)`` (not below) does."""
 
     @abc.abstractmethod
     def where(self, name: str) -> str:
@@ -122,10 +122,10 @@ class FolderTree(Tree):
                 f"{self.path / name} cannot be read ({error.strerror or error})"
             ) from None
 
-    def stamp(self, folders: Iterable[str]) -> str:
+    def stamp(self, folders: Callable[[Tree], Iterable[str]]) -> str:
         """Names, sizes and times of change of all files in ``folders``."""
         digest = hashlib.sha256()
-        for folder in folders:
+        for folder in folders(self):
             digest.update(f"{folder}\n".encode())
             for name in self.files(folder):
                 state = (self.path / self._full(folder) / name).stat()

@@ -166,6 +166,18 @@ def test_a_split_is_prepared_once_and_anew_when_a_file_changes(archive):
     assert state(first) == before
 
 
+def test_a_prepared_tar_is_not_unpacked_again(archive, tmp_path, monkeypatch):
+    from sinewich_jax.data.archives import tar
+
+    name, path = archive
+    target = pack(path, tmp_path / f"{reader_class(name).names[0]}.tgz", "w:gz")
+    first = load(name, target)
+    unpacked = []
+    monkeypatch.setattr(tar, "_uncompressed", lambda path: unpacked.append(path))
+    assert load(name, target).source.path == first.source.path == load(name, tmp_path).source.path
+    assert unpacked == []
+
+
 def test_options_are_prepared_apart(tmp_path):
     path = nyud(tmp_path / "NYUD_MT", scale=6)
     with pytest.raises(DataError, match="say depth_unit="):
@@ -194,7 +206,7 @@ def test_resized_labels_are_told(tmp_path, caplog):
 def test_a_zoom_multiplies_disparity_and_divides_metres(tmp_path, target, power):
     path = cityscapes(tmp_path / "cityscapes")
     opened = data.load(*("cityscapes_mt", "train", path, ("depth",)), progress=False, target=target)
-    assert opened.source.notes == {"depth means": target}
+    assert opened.notes == {"depth means": target}
     plain = opened[0]
     zoomed = data.batches(
         *(opened, ("depth",)), batch_size=2, augment=data.Augment(scale=(1.5, 1.5)), shuffle=False

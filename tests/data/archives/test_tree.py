@@ -135,7 +135,7 @@ def test_what_is_no_tar(tmp_path):
 def test_a_stamp_changes_with_the_files(root):
     def stamp():
         with open_path(root) as tree:
-            return tree.stamp(("a", "a/b"))
+            return tree.stamp(lambda tree: ("a", "a/b"))
 
     first = stamp()
     (root / "top.txt").write_bytes(b"elsewhere")
