@@ -16,6 +16,10 @@ import sinewich_jax
 from sinewich_jax.errors import ConfigError, SinewichError, did_you_mean
 
 VERBS: dict[str, tuple[str, str]] = {
+    "data": (
+        "sinewich_jax.train.data_verb",
+        "check a copy of a published data set: layout, faults, units, pictures",
+    ),
     "evaluate": (
         "sinewich_jax.train.evaluate_verb",
         "score the newest checkpoint of a run and rewrite its results",

@@ -5,7 +5,8 @@ centre, in one pass. What changes besides positions:
 
 * normals: a flip negates x, a turn by +a maps (nx, ny) to (nx cos a + ny sin a,
   -nx sin a + ny cos a); so (1, 0, 0) at +20 degrees becomes (0.93969, -0.34202, 0);
-* depth is divided by the zoom (what looks larger is nearer), the mask moves along;
+* depth is divided by the zoom (what looks larger is nearer) and disparity, which an example names
+  under ``"grows"``, multiplied by it; the mask moves along;
 * pixels that come from outside the source are *invalid* for every task. Common implementations
   make them class 0, which trains "background" (or, on indoor sets, "wall") on black corners;
   ``zero_border=True`` reproduces that for the class and binary maps.
@@ -153,7 +154,9 @@ def look_through(
             valid[task] = valid[task] & solid
         else:
             labels[task] = sampler.nearest(label)
-            if kind == "depth":
+            if kind == "depth" and task in example.get("grows", ()):
+                labels[task] *= np.float32(window.zoom)
+            elif kind == "depth":
                 labels[task] /= np.float32(window.zoom)
             elif zero_border and not sampler.full:
                 valid[task] = valid[task] | ~sampler.inside

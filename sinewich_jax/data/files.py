@@ -103,7 +103,7 @@ def read_label(task: str, path: Path, depth_unit: str | float | None = None) -> 
       DataError: the file is missing, damaged, or holds another kind of map.
     """
     kind = kind_of(task)
-    raw = _read_npy(path) if path.suffix.lower() == ".npy" else _read_png(path)
+    raw = read_npy(path) if path.suffix.lower() == ".npy" else read_pixels(path)
     if kind == "depth":
         return _metres(raw, path, depth_unit)
     if kind == "normals" and raw.dtype == np.uint8:
@@ -118,26 +118,49 @@ def read_label(task: str, path: Path, depth_unit: str | float | None = None) -> 
 
 def read_mask(path: Path) -> np.ndarray:
     """Reads a mask: PNG, True where not 0; bool [H, W]."""
-    raw = _read_png(path)
+    raw = read_pixels(path)
     if raw.ndim != 2:
         raise DataError(f"{path} has {raw.shape[-1]} channels, expected a mask with one")
     return raw != 0
 
 
-def _read_png(path: Path) -> np.ndarray:
-    with _open(path, str(path)) as image:
-        _load(image, str(path))
+def read_pixels(data: str | os.PathLike[str] | bytes, where: str | None = None) -> np.ndarray:
+    """Reads an image file's numbers as they are stored: a palette stays class numbers.
+
+    Args:
+      data: a path, or the encoded bytes.
+      where: names the file in errors; the path by default.
+
+    Returns:
+      [H, W] or [H, W, C] of the file's own dtype.
+
+    Raises:
+      DataError: the file is missing, damaged or not an image.
+    """
+    where = where or str(data)
+    with _open(data, where) as image:
+        _load(image, where)
         return np.array(image)
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def read_npy(data: str | os.PathLike[str] | bytes, where: str | None = None) -> np.ndarray:
+    """Reads a ``.npy`` array without ever unpickling.
+
+    Args:
+      data: a path, or the file's bytes.
+      where: names the file in errors; the path by default.
+
+    Raises:
+      DataError: the file is missing, damaged, or no plain array.
+    """
+    where = where or str(data)
     try:
-        return np.load(path, allow_pickle=False)
+        return np.load(io.BytesIO(data) if isinstance(data, bytes) else data, allow_pickle=False)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist") from None
+        raise DataError(f"{where} does not exist") from None
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
-            f"{path} is not a NumPy array that can be read ({_brief(error)}); save it again with "
+            f"{where} is not a NumPy array that can be read ({_brief(error)}); save it again with "
             "numpy.save"
         ) from None
 

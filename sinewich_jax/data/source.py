@@ -6,6 +6,9 @@ An *example* is a dict::
      "labels": {task: array},      # see sinewich_jax.data.labels for shapes, dtypes, units
      "valid": {task: bool [H, W]}}
 
+and may hold ``"grows"``, names of tasks of the kind depth whose values a zoom multiplies instead of
+dividing them (disparity).
+
 A :class:`DataSource` is anything with a length and random access to examples; the pipeline asks
 nothing else of it.
 """

@@ -19,6 +19,8 @@ class _View:
         self.size = source.size
         self.channels = dict(source.channels)
         self.class_names = dict(source.class_names)
+        # What was decided on reading, such as a unit, where the source says it.
+        self.notes = dict(getattr(source, "notes", {}))
 
     def __len__(self) -> int:
         """Number of examples."""

@@ -66,7 +66,8 @@ def test_looking_over_reads_all_of_a_small_source_and_some_of_a_large_one(tiny):
 
 
 def test_each_set_says_which_split_is_scored():
-    assert data.default_eval_split("scenes") == "val"
+    for name in ("scenes", "pascal_mt", "nyud_mt", "nyuv2_mtan", "cityscapes_mt"):
+        assert data.default_eval_split(name) == "val"
     assert data.default_eval_split("ccp") == data.default_eval_split("kitchen") == "test"
     with pytest.raises(ConfigError, match="scenes"):
         data.default_eval_split("scens")
@@ -74,6 +75,7 @@ def test_each_set_says_which_split_is_scored():
 
 def test_built_in_sets():
     assert set(data.names()) >= {"ccp", "folder", "kitchen", "scenes"}
+    assert set(data.names()) >= {"cityscapes_mt", "nyud_mt", "nyuv2_mtan", "pascal_mt"}
 
 
 def test_load_brings_tasks_and_size_to_what_was_asked(tiny):

@@ -8,23 +8,12 @@ the evaluation scenes again; example i of a split is always the same scene.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
+from sinewich_jax.data.cache import CACHE_ENVIRONMENT, cache_dir
 from sinewich_jax.data.registry import register
 from sinewich_jax.data.source import DataSource, head_info, make_tasks
 from sinewich_jax.errors import DataError, did_you_mean
 from sinewich_jax.storage.atomic import is_full_disk
-
-CACHE_ENVIRONMENT = "SINEWICH_CACHE"
-"""The environment variable that names the folder for what this library renders."""
-
-
-def cache_dir() -> Path:
-    """Where rendered scenes are kept when no ``data_dir`` is given."""
-    root = os.environ.get(CACHE_ENVIRONMENT)
-    if root:
-        return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sinewich_jax"
 
 
 @register("scenes")
