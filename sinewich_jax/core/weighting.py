@@ -55,6 +55,7 @@ class Weighting:
       init: ``() -> state``.
       weigh: ``(state, signals) -> ((T,) coefficients, state)``, traceable.
       needs_gram: it looks at ``signals.gram``.
+      changes: the coefficients are not the same in every step.
       observe: ``(state, losses before the step, losses after it on the same batch) -> state``, or
         None; costs one more forward pass.
     """
@@ -62,6 +63,7 @@ class Weighting:
     init: Callable[[], State]
     weigh: Callable[[State, Signals], tuple[Array, State]]
     needs_gram: bool = False
+    changes: bool = True
     observe: Callable[[State, Array, Array], State] | None = None
 
 
@@ -87,6 +89,16 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_MAKERS))
 
 
+def options() -> tuple[str, ...]:
+    """The names of all options that some weighting has, sorted."""
+    return tuple(sorted({option for maker in _MAKERS.values() for option in _options(maker)}))
+
+
+def _options(maker: Maker) -> list[str]:
+    """The parameters after the number of tasks."""
+    return list(inspect.signature(maker).parameters)[1:]
+
+
 def make(name: str, tasks: int, **options: float | Sequence[float]) -> Weighting:
     """The weighting ``name`` for a number of tasks.
 
@@ -102,7 +114,7 @@ def make(name: str, tasks: int, **options: float | Sequence[float]) -> Weighting
         raise ConfigError(f"no loss weighting is called {name!r}{did_you_mean(name, _MAKERS)}")
     if tasks < 1:
         raise ConfigError(f"a loss weighting needs at least one task, found {tasks}")
-    known = list(inspect.signature(_MAKERS[name]).parameters)[1:]
+    known = _options(_MAKERS[name])
     for option in options:
         if option not in known:
             hint = did_you_mean(option, known) or " (it has none)"
@@ -119,7 +131,11 @@ def fixed(tasks: int, weights: Sequence[float] = ()) -> Weighting:
     weights = tuple(weights) or (1.0,) * tasks
     if len(weights) != tasks:
         raise ConfigError(f"{tasks} tasks need as many loss weights, found {len(weights)}")
-    return _stateless(lambda signals: jnp.asarray(weights, jnp.float32))
+
+    def weigh(state: State, signals: Signals) -> tuple[Array, State]:
+        return jnp.asarray(weights, signals.losses.dtype), state
+
+    return Weighting(dict, weigh, changes=False)
 
 
 @register("equal")
