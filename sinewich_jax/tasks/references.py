@@ -1,8 +1,8 @@
 """Published single-task results that Delta m may be taken against, each with its source.
 
-Numbers of two protocols must not be mixed: a table belongs to one data set, backbone, resolution and
-set of metrics, and Delta m against it says something only for a run under the same protocol. Your
-own single-task runs are the better reference; these are for comparing with papers.
+Numbers of two protocols must not be mixed: a table belongs to one data set, backbone, resolution
+and set of metrics, and Delta m against it says something only for a run under the same protocol.
+Your own single-task runs are the better reference; these are for comparing with papers.
 """
 
 from __future__ import annotations
