@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from sinewich_jax import config as configs
+from sinewich_jax.core import weighting
 from sinewich_jax.errors import ConfigError, did_you_mean
 
 
@@ -34,6 +35,11 @@ def make_config(**overrides: Any) -> ConfigDict:
         result[key] = ConfigDict(
             {task: given.get(task, config_dict.placeholder(kind)) for task in config.tasks}
         )
+    given = dict(config.weighting_options)
+    del result["weighting_options"]
+    result["weighting_options"] = ConfigDict(
+        {name: given.get(name, config_dict.placeholder(float)) for name in weighting.options()}
+    )
     return result
 
 

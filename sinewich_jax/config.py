@@ -81,6 +81,10 @@ class Config:
         metres in ``.npy``, millimetres in PNG.
       allow_missing: images of a folder may lack the label of a task, which then counts nowhere.
       loss_weights: pairs of task and weight; a task not named keeps its own default.
+      weighting: how the losses become one step, a name of ``core.weighting``. Losses come to it
+        times their ``loss_weights``, which bring them to one scale; ``"fixed"`` adds them up as
+        they are, ``"equal"`` adds the plain losses.
+      weighting_options: pairs of option and value of that weighting, ``c`` of ``cagrad`` say.
       loss_kinds: pairs of task and the kind of its loss, for tasks with a choice (``depth``: ``l1``
         or ``l2``; ``normals``: ``l1`` or ``cosine``).
       backbone: name of the backbone.
@@ -132,6 +136,8 @@ class Config:
     depth_unit: str | None = None
     allow_missing: bool = False
     loss_weights: tuple[tuple[str, float], ...] = ()
+    weighting: str = "fixed"
+    weighting_options: tuple[tuple[str, float], ...] = ()
     loss_kinds: tuple[tuple[str, str], ...] = ()
 
     backbone: str = "tiny"
@@ -193,6 +199,7 @@ EXECUTION_KEYS = (
 
 # Keys that hold pairs of task and value; a config file writes them as a mapping.
 PER_TASK_KEYS = ("channels", "loss_weights", "loss_kinds")
+_PAIR_KEYS = (*PER_TASK_KEYS, "weighting_options")
 
 # Inclusive bounds; a tuple value is checked element by element, None always passes.
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -235,7 +242,7 @@ def from_dict(mapping: Mapping[str, Any]) -> Config:
     Args:
       mapping: keys of :class:`Config`; those left out take their defaults.  Lists pass for tuples,
         whole numbers for floats, and a mapping for the pairs of ``channels``,
-        ``loss_weights`` and ``loss_kinds`` (where None means the task's own default).
+        ``loss_weights``, ``loss_kinds`` and ``weighting_options`` (where None means the default).
 
     Returns:
       The checked config.
@@ -268,7 +275,7 @@ def from_config_dict(config: Any) -> Config:
 def to_dict(config: Config) -> dict[str, Any]:
     """The config as JSON-able values; :func:`from_dict` gives the same config back."""
     plain = dataclasses.asdict(config)
-    plain.update({key: dict(plain[key]) for key in PER_TASK_KEYS})
+    plain.update({key: dict(plain[key]) for key in _PAIR_KEYS})
     return _jsonable(plain)
 
 
@@ -320,7 +327,7 @@ def _dataclass_from(cls: type, mapping: Any, prefix: str) -> Any:
 
 def _coerce(value: Any, hint: Any, key: str) -> Any:
     """``value`` as ``hint`` asks (lists to tuples, ints to floats), or ConfigError."""
-    if key in PER_TASK_KEYS and isinstance(value, Mapping):
+    if key in _PAIR_KEYS and isinstance(value, Mapping):
         value = tuple((task, item) for task, item in value.items() if item is not None)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):

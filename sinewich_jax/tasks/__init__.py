@@ -21,9 +21,21 @@ import importlib
 
 from sinewich_jax.tasks.base import Metric, State, Task, make, names, register
 from sinewich_jax.tasks.delta import delta_m
+from sinewich_jax.tasks.references import REFERENCES, ReferenceTable, reference_table
 
 # Imported for their registrations, in the order in which tasks are listed everywhere.
 for _module in ("segmentation", "saliency", "normals", "depth", "edge"):
     importlib.import_module(f"{__name__}.{_module}")
 
-__all__ = ["Metric", "State", "Task", "delta_m", "make", "names", "register"]
+__all__ = [
+    "REFERENCES",
+    "Metric",
+    "ReferenceTable",
+    "State",
+    "Task",
+    "delta_m",
+    "make",
+    "names",
+    "reference_table",
+    "register",
+]

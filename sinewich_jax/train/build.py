@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec
 from sinewich_jax import data, tasks
 from sinewich_jax.config import Config
 from sinewich_jax.core import trees
+from sinewich_jax.core.weighting import Weighting
+from sinewich_jax.core.weighting import make as make_weighting
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn import mobilenet, swin
 from sinewich_jax.nn.clock import ClockSpec
@@ -45,6 +47,9 @@ SHARDING_RULES = (
     (r".*", PartitionSpec()),
 )
 
+# What belongs to one task alone learns from that task's loss; gradient surgery is for the rest.
+OWN_RULES = (r"decoder/output_[a-z_]+",)
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -55,7 +60,9 @@ class Experiment:
       model: the Linen model; ``model.apply(variables, image, train=..., keys=...)``.
       tasks: in the order of every task axis.
       rules: which parameters are trained.
+      weighting: how the losses of the tasks, times their weights, become one step.
       sharding_rules: where parameters lie on the mesh.
+      own_rules: regular expressions of the paths of parameters that belong to one task alone.
       sources: examples by part (``"train"``, ``"eval"``); a part that is not here is opened by the
         name in the config.
     """
@@ -64,7 +71,9 @@ class Experiment:
     model: MultiTaskModel
     tasks: tuple[tasks.Task, ...]
     rules: tuple[tuple[str, str], ...]
+    weighting: Weighting
     sharding_rules: tuple[tuple[str, PartitionSpec], ...] = SHARDING_RULES
+    own_rules: tuple[str, ...] = OWN_RULES
     sources: Mapping[str, data.DataSource] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
@@ -195,20 +204,22 @@ def experiment(
       eval_source: evaluation examples in place of its.
 
     Raises:
-      ConfigError: words or sizes that do not fit together.
+      ConfigError: words or sizes that do not fit together, an unknown weighting or option of it.
     """
     made = tuple(_task(config, name) for name in config.tasks)
     groups = ("all",) if config.method in ("full_ft", "scratch") else config.trainable
     given = {"train": train_source, "eval": eval_source}
     sources = {part: source for part, source in given.items() if source is not None}
+    weighting = make_weighting(config.weighting, len(made), **dict(config.weighting_options))
     return Experiment(
-        config, model(config, made), made, path_rules(groups), SHARDING_RULES, sources
+        config, model(config, made), made, path_rules(groups), weighting, sources=sources
     )
 
 
 def _task(config: Config, name: str) -> tasks.Task:
     task = tasks.make(name)
-    overrides: dict[str, Any] = {"weight": config.loss_weight(name, task.weight)}
+    equal = config.weighting == "equal"
+    overrides: dict[str, Any] = {"weight": 1.0 if equal else config.loss_weight(name, task.weight)}
     if name in dict(config.channels):
         overrides["channels"] = dict(config.channels)[name]
     if name in dict(config.loss_kinds):

@@ -231,7 +231,8 @@ def read_references(
     """The primary metrics of other runs, by task; later directories win.
 
     Args:
-      directories: work directories of finished single-task runs.
+      directories: work directories of finished single-task runs, or names of published tables
+        (``tasks.REFERENCES``).
       config: the run that is compared with them; None does not look at their data.
 
     Raises:
@@ -240,6 +241,9 @@ def read_references(
     """
     references: dict[str, float] = {}
     for directory in directories:
+        if str(directory) in tasks.REFERENCES and not Path(directory).exists():
+            references |= _published(str(directory), config)
+            continue
         for name, row in workdirs.read_results(Path(directory))["tasks"].items():
             if not row["value"] or row["value"] < 0:
                 raise CheckpointError(
@@ -250,6 +254,16 @@ def read_references(
         if config is not None:
             _check_comparable(Path(directory), config)
     return references
+
+
+def _published(name: str, config: Config | None) -> dict[str, float]:
+    table = tasks.reference_table(name)
+    if config is not None and config.data != table.data:
+        raise CheckpointError(
+            f"the reference {name!r} is for data set {table.data!r}, this run has {config.data!r}; "
+            "Delta m needs references on the same data"
+        )
+    return dict(table.values)
 
 
 def _check_comparable(directory: Path, config: Config) -> None:

@@ -51,7 +51,14 @@ def set_up(config: Config, mesh: Mesh, experiment: Any = None) -> Setup:
     variables = experiment.calibrate(init())
     params, _, _ = states.split_variables(variables, experiment.rules)
     tx = experiment.optimizer(config, jax.eval_shape(lambda: params))
-    placed = states.place(variables, tx, experiment.rules, experiment.sharding_rules, mesh)
+    placed = states.place(
+        variables,
+        tx,
+        experiment.rules,
+        experiment.sharding_rules,
+        mesh,
+        weighting=experiment.weighting.init(),
+    )
     return Setup(experiment, tx, placed, states.counts(variables, experiment.rules), mesh)
 
 

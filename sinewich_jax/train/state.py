@@ -90,6 +90,7 @@ def place(
     rules: Sequence[tuple[str, str]],
     sharding_rules: parallel.rules.Rules,
     mesh: Mesh,
+    weighting: Any = None,
 ) -> Placed:
     """Makes the initial state, each leaf at its place on the mesh.
 
@@ -103,11 +104,13 @@ def place(
       sharding_rules: pairs of a regular expression and a ``PartitionSpec``; a path starts below
         its collection (``backbone/...``, not ``params/backbone/...``).
       mesh: the mesh.
+      weighting: first state of the loss weighting; every device holds it.
 
     Returns:
       The state, the constants, and the shardings of both.
     """
     params, model_state, constants = split_variables(variables, rules)
+    weighting = {} if weighting is None else weighting
 
     def shard(collections: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -122,7 +125,7 @@ def place(
         step=parallel.replicated(mesh),
         params=param_shardings,
         model_state=shard(model_state),
-        weighting={},
+        weighting=jax.tree.map(lambda _: parallel.replicated(mesh), weighting),
         opt_state=opt_shardings,
     )
     constant_shardings = shard(constants)
@@ -132,7 +135,7 @@ def place(
         step=jax.device_put(jnp.zeros((), jnp.int32), shardings.step),
         params=params,
         model_state=jax.device_put(jax.tree.map(jnp.array, model_state), shardings.model_state),
-        weighting={},
+        weighting=jax.device_put(jax.tree.map(jnp.array, weighting), shardings.weighting),
         opt_state=jax.jit(tx.init, out_shardings=opt_shardings)(params),
     )
     return Placed(

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sinewich_jax import parallel
-from sinewich_jax.core import random
+from sinewich_jax.core import random, surgery, trees
+from sinewich_jax.core.weighting import Signals
 from sinewich_jax.train import state as states
 
 Batch = dict[str, Any]
@@ -36,10 +38,14 @@ def make_train_step(
     mesh: Mesh,
     seed: int,
 ) -> TrainStep:
-    """Builds the step: ``loss = sum_t weight_t * loss_t``, gradients of the trainable tree alone.
+    """Builds the step: one update of the trainable tree from the losses of all tasks.
+
+    A weighting of losses costs one backward pass. One of gradients costs one a task, done one after
+    the other, and holds T gradients of the trainable tree; parameters of a single task
+    (``experiment.own_rules``) then learn from the plain sum, which is that task's loss alone.
 
     Args:
-      experiment: its ``model``, ``tasks`` and ``normalise`` are used.
+      experiment: its ``model``, ``tasks``, ``weighting``, ``own_rules`` and ``normalise`` are used.
       tx: the optimizer.
       placed: gives the shardings of state and constants.
       mesh: the mesh of the batch.
@@ -47,11 +53,16 @@ def make_train_step(
 
     Returns:
       ``step(state, constants, batch) -> (state, metrics)``.  The old state is donated.  metrics are
-      replicated float32 scalars: ``loss``, ``loss/<task>`` (unweighted), ``grad_norm``.
+      replicated float32 scalars: ``loss`` (weighted), ``loss/<task>`` (unweighted), ``grad_norm``,
+      and with a weighting that changes ``weight/<task>``.
     """
     tasks, model = experiment.tasks, experiment.model
+    weighting, own_rules = experiment.weighting, experiment.own_rules
+    task_weights = jnp.asarray([task.weight for task in tasks], jnp.float32)
 
-    def loss_fn(params: Any, state: states.TrainState, constants: Any, batch: Batch) -> Any:
+    def losses_of(
+        params: Any, state: states.TrainState, constants: Any, batch: Batch
+    ) -> tuple[jax.Array, Any]:
         variables = states.join_variables(params, state.model_state, constants)
         logits, mutated = model.apply(
             variables,
@@ -61,28 +72,52 @@ def make_train_step(
             mutable=list(states.MUTABLE),
         )
         losses = task_losses(tasks, logits, batch)
-        total = sum(task.weight * losses[task.name] for task in tasks)
-        return total, (losses, {**state.model_state, **mutated})
+        stacked = jnp.stack([losses[task.name] for task in tasks])
+        return task_weights * stacked, (losses, {**state.model_state, **mutated})
+
+    def surgical(
+        backward: Callable[[jax.Array], tuple[Any]], losses: jax.Array, memory: Any, key: jax.Array
+    ) -> tuple[Any, jax.Array, Any]:
+        """(gradients, weights, state): the gradients of the tasks one by one, then their sum."""
+        each = jax.lax.map(lambda one: backward(one)[0], jnp.eye(len(tasks)))
+        parts = trees.split_tree(each, [*((rule, "own") for rule in own_rules), (".*", "shared")])
+        signals = Signals(losses, surgery.gram(parts["shared"]), key)
+        weights, memory = weighting.weigh(memory, signals)
+        shared = surgery.combine(weights, parts["shared"])
+        own = jax.tree.map(lambda leaf: leaf.sum(axis=0), parts.get("own", {}))
+        return trees.merge_trees(shared, own), weights, memory
 
     def step(
         state: states.TrainState, constants: Any, batch: Batch
     ) -> tuple[states.TrainState, dict[str, jax.Array]]:
-        (total, (losses, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, state, constants, batch
+        rest = (state, constants, batch)
+        losses, backward, (plain, model_state) = jax.vjp(
+            lambda params: losses_of(params, *rest), state.params, has_aux=True
         )
+        key = random.step_key(seed, state.step)
+        if weighting.needs_gram:
+            grads, weights, memory = surgical(backward, losses, state.weighting, key)
+        else:
+            weights, memory = weighting.weigh(state.weighting, Signals(losses, None, key))
+            (grads,) = backward(weights)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        if weighting.observe is not None:
+            memory = weighting.observe(memory, losses, losses_of(params, *rest)[0])
         new = states.TrainState(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             model_state=model_state,
-            weighting=state.weighting,
+            weighting=memory,
             opt_state=opt_state,
         )
         metrics = {
-            "loss": total,
-            **{f"loss/{name}": loss for name, loss in losses.items()},
+            "loss": losses @ weights,
+            **{f"loss/{name}": loss for name, loss in plain.items()},
             "grad_norm": optax.tree.norm(grads),
         }
+        if weighting.changes:
+            metrics |= {f"weight/{task.name}": weights[i] for i, task in enumerate(tasks)}
         return new, metrics
 
     return jax.jit(

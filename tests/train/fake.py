@@ -20,12 +20,14 @@ from jax.sharding import PartitionSpec
 
 from sinewich_jax import tasks
 from sinewich_jax.config import Config, from_dict
+from sinewich_jax.core import weighting
 from sinewich_jax.data.augment import Augment
 from sinewich_jax.data.source import ArraySource, from_arrays
 
 TASKS = ("semseg", "depth", "saliency")
 SIZE = (6, 8)
 WIDTH = 8
+SUM = weighting.make("fixed", len(TASKS))
 
 
 class FakeModel(nn.Module):
@@ -84,6 +86,8 @@ class FakeExperiment:
         ("(backbone|up)/kernel", PartitionSpec(None, None, None, "model")),
         (".*", PartitionSpec()),
     )
+    own_rules: tuple[str, ...] = ()
+    weighting: Any = SUM
     seed: int = 0
 
     def calibrate(self, variables: dict[str, Any]) -> dict[str, Any]:
