@@ -2,8 +2,9 @@
 
 ``sine`` and ``clock`` are frequency switching as the paper writes it (``lowpass`` and ``spectrum``
 are the filter and the diagnostics of ``sine``), ``trees`` names and splits the leaves of parameter
-trees, ``random`` gives every sample a key of its own. Submodules are imported on first use, so that
-``trees`` can be had without JAX.
+trees, ``random`` gives every sample a key of its own, ``interpolate`` has the kernels by which
+images and tables are resized. Submodules are imported on first use, so that ``trees`` can be had
+without JAX.
 """
 
 from __future__ import annotations
@@ -12,9 +13,17 @@ from typing import TYPE_CHECKING
 
 from sinewich_jax import lazy
 
-_MODULES = ("clock", "lowpass", "random", "sine", "spectrum", "trees")
+_MODULES = ("clock", "interpolate", "lowpass", "random", "sine", "spectrum", "trees")
 
 if TYPE_CHECKING:
-    from sinewich_jax.core import clock, lowpass, random, sine, spectrum, trees  # noqa: F401
+    from sinewich_jax.core import (  # noqa: F401
+        clock,
+        interpolate,
+        lowpass,
+        random,
+        sine,
+        spectrum,
+        trees,
+    )
 
 __getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES)
