@@ -20,6 +20,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "sinewich_jax.train.evaluate_verb",
         "score the newest checkpoint of a run and rewrite its results",
     ),
+    "import-backbone": (
+        "sinewich_jax.convert.import_verb",
+        "turn Swin weights of another library into a backbone of this one",
+    ),
 }
 
 
