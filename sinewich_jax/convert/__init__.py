@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from sinewich_jax import lazy
 
-_MODULES = ("artifact", "backbone", "export", "family", "files", "fold", "names", "tables")
-_MODULES += ("torch_pickle", "torch_zip")
+_MODULES = ("artifact", "backbone", "export", "family", "files", "fold", "geometry", "names")
+_MODULES += ("tables", "torch_pickle", "torch_zip")
 _HOMES = {
     "Folded": "fold",
     "Imported": "backbone",

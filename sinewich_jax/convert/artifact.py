@@ -30,6 +30,11 @@ from sinewich_jax.storage import atomic
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
+_NO_FLATBUFFERS = (
+    "artefacts are written and read with flatbuffers, which is not installed; pip install "
+    "'sinewich-jax[export]'"
+)
+
 Predictor = Callable[[jax.Array], jax.Array]
 
 
@@ -106,10 +111,7 @@ def save_artifact(
     try:
         content = exported.serialize()
     except ImportError as error:
-        raise ConfigError(
-            "jax.export writes files with flatbuffers, which is not installed; pip install "
-            "'sinewich-jax[export]'"
-        ) from error
+        raise ConfigError(_NO_FLATBUFFERS) from error
     (output,) = exported.out_avals
     atomic.write_bytes(path, bytes(content))
     atomic.write_json(
@@ -131,6 +133,7 @@ def load_artifact(path: str | os.PathLike[str]) -> Predictor:
       path: what :func:`save_artifact` wrote.
 
     Raises:
+      ConfigError: ``flatbuffers`` is not installed.
       CheckpointError: the file is not there, or is no artefact that this JAX can read.
     """
     from jax import export
@@ -140,6 +143,8 @@ def load_artifact(path: str | os.PathLike[str]) -> Predictor:
         raise CheckpointError(f"expected an artefact at {path}, found nothing; check the path")
     try:
         exported = export.deserialize(bytearray(path.read_bytes()))
+    except ImportError as error:
+        raise ConfigError(_NO_FLATBUFFERS) from error
     # flatbuffers reads whatever bytes it is given and fails in many ways
     except Exception as error:
         raise CheckpointError(

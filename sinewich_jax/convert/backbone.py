@@ -12,32 +12,33 @@ function.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 import sinewich_jax
 from sinewich_jax.convert.family import Family, recognise
 from sinewich_jax.convert.files import read_weights
+from sinewich_jax.convert.geometry import (
+    Shapes,
+    check_geometry,
+    in_words,
+    parameter_shapes,
+    preset_of,
+    read_geometry,
+)
 from sinewich_jax.convert.names import FOREIGN_POSITION, NOT_NEEDED, Rule, branch_rules, rules
 from sinewich_jax.convert.tables import centre_table, resize_table, window_of
-from sinewich_jax.core import trees
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn.swin import PRESETS, Swin
 from sinewich_jax.storage import arrays
 
-Shapes = dict[str, tuple[int, ...]]
-
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
-_GEOMETRY = ("embed_dim", "depths", "heads", "patch_size", "mlp_ratio")
 _BODY = r"(encoder\.)?layers\.\d.*|patch_embed\..*|embeddings\..*"
 
 
@@ -86,7 +87,7 @@ def read_backbone(path: str | os.PathLike[str], preset: str | None = None) -> Im
     target = None if preset is None else Swin(**PRESETS[preset])
     if target is None:
         family = recognise(source.tensors, str(path))
-        name = preset_of(_geometry(source.tensors, family, str(path)))
+        name = preset_of(read_geometry(source.tensors, family, str(path)))
         target = None if name is None else Swin(**PRESETS[name])
     made = convert_state(source.tensors, str(path), swin=target)
     return dataclasses.replace(
@@ -121,9 +122,9 @@ def convert_state(
     family = recognise(tensors, where)
     table = rules(family.name, family.depths)
     left_out, unmatched = _sorted_out(tensors, family, table, where)
-    found = _geometry(tensors, family, where)
+    found = read_geometry(tensors, family, where)
     target = found if swin is None else swin.clone(lora_rank=0, task=None)
-    _check_geometry(found, target, where)
+    check_geometry(found, target, where)
     shapes = parameter_shapes(target)
     params, resized = {}, []
     for rule in table:
@@ -135,7 +136,7 @@ def convert_state(
             centred = smaller == "centre" and small < target.window
             pieces = [(centre_table if centred else resize_table)(_floats(piece), target.window)]
         _check_shapes(rule, pieces, shapes, family.prefix, where)
-        params[rule.ours] = _finite(rule, pieces, family.prefix, where)
+        params[rule.ours] = _as_ours(rule, pieces, family.prefix, where)
     return Imported(params, target, family, preset_of(target), left_out, unmatched, tuple(resized))
 
 
@@ -152,10 +153,9 @@ def save_backbone(directory: str | os.PathLike[str], imported: Imported) -> Path
       CheckpointError: no preset has this geometry, so no config could name it; or a full disk.
     """
     if imported.preset is None:
-        geometry = ", ".join(f"{key} {getattr(imported.swin, key)}" for key in _GEOMETRY)
         raise CheckpointError(
-            f"{imported.source or 'the state dict'} is a Swin of {geometry}, which is the geometry "
-            f"of no backbone; expected that of one of {', '.join(PRESETS)}"
+            f"{imported.source or 'the state dict'} is a Swin of {in_words(imported.swin)}, the "
+            f"geometry of no backbone; expected that of one of {', '.join(PRESETS)}"
         )
     path = Path(directory) / f"{imported.preset}.safetensors"
     if path.parent.exists() and not path.parent.is_dir():
@@ -172,23 +172,6 @@ def save_backbone(directory: str | os.PathLike[str], imported: Imported) -> Path
     }
     arrays.save_safetensors(path, imported.params, metadata)
     return path
-
-
-def preset_of(swin: Swin) -> str | None:
-    """The name of the preset with the geometry of ``swin``, whatever its window; None without."""
-    for name, fields in PRESETS.items():
-        preset = Swin(**fields)
-        if all(getattr(preset, key) == getattr(swin, key) for key in _GEOMETRY):
-            return name
-    return None
-
-
-@functools.cache
-def parameter_shapes(swin: Swin) -> Shapes:
-    """Path -> shape of every parameter; nothing is computed."""
-    image = jnp.zeros((1, 32, 32, 3))
-    made = jax.eval_shape(lambda: swin.init(jax.random.key(0), image))
-    return {path: leaf.shape for path, leaf in trees.flatten_paths(made["params"]).items()}
 
 
 # --- accounting for every key -------------------------------------------------------------------
@@ -229,65 +212,6 @@ def _sorted_out(
     return tuple(left_out), tuple(unmatched)
 
 
-def _geometry(tensors: Mapping[str, np.ndarray], family: Family, where: str) -> Swin:
-    """The Swin that a few shapes describe; the others are compared with it later."""
-    by_path = {
-        rule.ours: [tensors.get(family.prefix + key) for key in rule.theirs]
-        for rule in rules(family.name, family.depths)
-    }
-
-    def shape(path: str, rank: int) -> tuple[int, ...]:
-        array = by_path[path][0]
-        if array is None or array.ndim != rank or 0 in array.shape:
-            found = "nothing" if array is None else f"shape {array.shape}"
-            raise CheckpointError(
-                f"{where} has {found} where a Swin has its {path}; expected {rank} axes"
-            )
-        return array.shape
-
-    width, colours, height, patch = shape("patch_embed_proj/kernel", 4)
-    if colours != 3 or height != patch:
-        raise CheckpointError(
-            f"{where} reads patches of {height} x {patch} pixels and {colours} channels; expected "
-            "square patches of 3 channels"
-        )
-    heads = tuple(shape(f"stage{s}_block0/bias_table", 2)[1] for s in range(len(family.depths)))
-    for stage, count in enumerate(heads):
-        if width * 2**stage % count:
-            raise CheckpointError(
-                f"{where} has {count} heads for {width * 2**stage} channels in stage {stage}; "
-                "expected a divisor"
-            )
-    blocks = [path for path in by_path if path.endswith("/bias_table")]
-    windows = [window_of(by_path[path][0]) for path in blocks if shape(path, 2)]
-    return Swin(
-        embed_dim=width,
-        depths=family.depths,
-        heads=heads,
-        window=max(windows),
-        patch_size=patch,
-        mlp_ratio=shape("stage0_block0/fc1/kernel", 2)[0] / width,
-    )
-
-
-# --- checking ----------------------------------------------------------------------------------
-
-
-def _check_geometry(found: Swin, expected: Swin, where: str) -> None:
-    def words(swin: Swin, keys: Iterable[str]) -> str:
-        return ", ".join(f"{key} {getattr(swin, key)}" for key in keys)
-
-    wrong = [key for key in _GEOMETRY if getattr(found, key) != getattr(expected, key)]
-    if wrong:
-        fits = preset_of(found)
-        hint = f" (it is {fits!r})" if fits else ""
-        name = preset_of(expected)
-        raise CheckpointError(
-            f"{where} is a Swin of {words(found, wrong)}{hint}, expected {words(expected, wrong)}"
-            f"{f' as {name!r} has' if name else ''}"
-        )
-
-
 def _check_shapes(
     rule: Rule, pieces: Sequence[np.ndarray], shapes: Shapes, prefix: str, where: str
 ) -> None:
@@ -306,7 +230,7 @@ def _floats(array: np.ndarray) -> np.ndarray:
         return array.astype(np.float32) if array.dtype.name in _FLOATS else array
 
 
-def _finite(rule: Rule, pieces: Sequence[np.ndarray], prefix: str, where: str) -> np.ndarray:
+def _as_ours(rule: Rule, pieces: Sequence[np.ndarray], prefix: str, where: str) -> np.ndarray:
     for key, piece in zip(rule.theirs, pieces, strict=True):
         if piece.dtype.name not in _FLOATS:
             raise CheckpointError(

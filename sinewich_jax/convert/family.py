@@ -12,8 +12,8 @@ from sinewich_jax.errors import CheckpointError
 _ANCHORS = {"official": "patch_embed.proj.weight", "hf": FAMILIES["hf5"]["patch_embed_proj"]}
 _ANCHORS["hf"] = f"{_ANCHORS['hf']}.weight"
 _BLOCKS = {
-    "official": r"layers\.(\d+)\.blocks\.(\d+)\.",
-    "hf": r"encoder\.layers\.(\d+)\.blocks\.(\d+)\.",
+    "official": r"layers\.(\d{1,4})\.blocks\.(\d{1,4})\.",
+    "hf": r"encoder\.layers\.(\d{1,4})\.blocks\.(\d{1,4})\.",
 }
 # What other networks have in the same places.
 _OTHERS = (

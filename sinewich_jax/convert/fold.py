@@ -16,6 +16,7 @@ already. Methods without task kernels (full fine-tuning, decoder only) have no b
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sinewich_jax.convert.backbone import parameter_shapes
+from sinewich_jax.convert.geometry import parameter_shapes
 from sinewich_jax.core import trees
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn.sinewich import MultiTaskModel
@@ -150,8 +151,10 @@ def difference(
     """
     index = [name for name, _ in model.heads].index(folded.task)
     model = model.clone(backbone=model.backbone.clone(dtype=jnp.float32))
-    golden = jax.jit(lambda v, x: model.apply(v, x, method="features"))(variables, image)
-    made = jax.jit(lambda x: folded_features(folded, x))(image)
+    # Both run once: optimising their machine code takes longer than that saves.
+    once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    golden = once(lambda v, x: model.apply(v, x, method="features"))(variables, image)
+    made = once(lambda x: folded_features(folded, x))(image)
     worst = 0.0
     for theirs, ours in zip(golden, made, strict=True):
         stream = theirs[index if theirs.shape[0] > 1 else 0]

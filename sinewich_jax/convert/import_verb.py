@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         print(f"{title}: {len(rows) or 'none'}")
         for row in rows:
-            print(f"  {row}")
+            print(f"  {row if row.isprintable() else ascii(row)}")
     print(f"written: {path}")
     print(f"use: --config.backbone={imported.preset} --config.backbone_weights={path}")
     return 0

@@ -257,6 +257,6 @@ def _make(name: Any, arguments: Any) -> Any:
 
 
 def _natural(value: Any) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 2**63:
         raise ValueError(f"{value!r} is no size")
     return value

@@ -13,8 +13,8 @@ import pytest
 
 from sinewich_jax import convert, storage
 from sinewich_jax.config import Config
-from sinewich_jax.convert import backbone
-from sinewich_jax.convert.names import FAMILIES
+from sinewich_jax.convert import geometry
+from sinewich_jax.convert.names import FAMILIES, rules
 from sinewich_jax.core.trees import unflatten_paths
 from sinewich_jax.errors import CheckpointError, ConfigError
 from sinewich_jax.nn.swin import PRESETS, Swin, swin
@@ -83,9 +83,9 @@ def state_of(preset: str, seed: int = 0, **overrides) -> dict[str, np.ndarray]:
     """A random official state dict of a preset."""
     rng = np.random.default_rng(seed)
     model = swin(preset, **overrides)
-    shapes = backbone.parameter_shapes(model)
+    shapes = geometry.parameter_shapes(model)
     state = {}
-    for rule in backbone.rules("official", model.depths):
+    for rule in rules("official", model.depths):
         ours = 0.1 * rng.standard_normal(shapes[rule.ours]).astype(np.float32)
         state.update(zip(rule.theirs, rule.write(ours), strict=True))
     return {name: np.ascontiguousarray(value) for name, value in state.items()}
@@ -163,8 +163,8 @@ def test_other_number_types_become_float32(tiny_state, dtype):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_told_by_their_shapes(name):
-    assert backbone.preset_of(Swin(**{**PRESETS[name], "window": 11})) == name
-    assert backbone.preset_of(Swin(**{**PRESETS[name], "embed_dim": 7})) is None
+    assert geometry.preset_of(Swin(**{**PRESETS[name], "window": 11})) == name
+    assert geometry.preset_of(Swin(**{**PRESETS[name], "embed_dim": 7})) is None
 
 
 # --- refusals -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sinewich_jax.convert import backbone, fold
+from sinewich_jax.convert import fold, geometry
 from sinewich_jax.core.trees import flatten_paths, unflatten_paths
 from sinewich_jax.errors import CheckpointError, ConfigError
 from sinewich_jax.nn.clock import ClockSpec
@@ -51,7 +51,7 @@ def test_the_difference_is_measured():
 def test_what_is_folded_is_a_plain_swin_and_one_branch_a_stage():
     model, variables = models.make("sine")
     folded = fold.fold_task(model, variables, "depth")
-    shapes = backbone.parameter_shapes(folded.swin)
+    shapes = geometry.parameter_shapes(folded.swin)
     assert {path: leaf.shape for path, leaf in folded.params.items()} == shapes
     assert {leaf.dtype for leaf in folded.params.values()} == {np.dtype(np.float32)}
     assert sorted(folded.branches) == [
