@@ -12,14 +12,17 @@ import json
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from sinewich_jax import cli
 from sinewich_jax import config as configs
 from sinewich_jax.errors import did_you_mean
+
+_OF_CONFIG_DICTS = ("ml_collections", "config_dict")
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="The run, a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run leaves its files.")
@@ -45,7 +48,10 @@ def main(argv: list[str]) -> int:
         return 0
     except flags.Error as error:
         return cli.fail(_parse_error(str(error)))
-    except (AttributeError, KeyError) as error:  # a key that the config file's dict does not have
+    except (AttributeError, KeyError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if raised_in.parts[-3:-1] != _OF_CONFIG_DICTS:
+            raise  # a fault in the config file itself: its author needs the traceback
         return cli.fail(_unknown_key(str(error)))
     if len(rest) > 1:
         return cli.fail(f"unexpected argument {rest[1]!r}; options start with --")
@@ -55,6 +61,9 @@ def main(argv: list[str]) -> int:
     if not path.is_file():
         near = did_you_mean(path.name, (file.name for file in path.parent.glob("*.py")))
         return cli.fail(f"the config file {path} does not exist{near}")
+    if not isinstance(_CONFIG.value, ConfigDict):
+        found = type(_CONFIG.value).__name__
+        return cli.fail(f"get_config of {path} returned a {found}, expected a ConfigDict")
     return cli.guarded(_run)
 
 
@@ -128,11 +137,11 @@ def _parse_error(message: str) -> str:
 
 
 def _unknown_key(message: str) -> str:
-    """A ConfigDict's complaint about a key, with the nearest key of ours."""
+    """A ConfigDict's complaint about a key; it names the nearest of its own, where one is near."""
     key = next(iter(re.findall(r"'(\w+)", message)), message)
-    kinds = (configs.Config, configs.MeshConfig, configs.AugmentConfig)
-    known = {field.name for kind in kinds for field in dataclasses.fields(kind)}
-    return f"unknown config key {key!r}{did_you_mean(key, known)}"
+    near = re.search(r'Did you mean "(\w+)"', message)
+    hint = f"did you mean {near[1]!r}?" if near else "the config file has none that is near"
+    return f"unknown config key {key!r} ({hint})"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What every study shares: cells that run once, two at a time, and can be stopped at any moment.
 
 A cell is one ``train.py`` run in a work directory of its own. A finished cell is never run again,
-a stopped one goes on from its checkpoint, and one that was not reached says "not run" on the page.
+nor is one whose loss became infinite; a stopped one goes on from its checkpoint, and one that was
+not reached says "not run" on the page.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
+import importlib
 import itertools
 import json
 import os
@@ -18,6 +21,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from sinewich_jax import config as configs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,15 +54,46 @@ class Cell:
 
 
 def result(cell: Cell, root: Path) -> dict[str, Any] | None:
-    """The content of ``results.json`` of a cell that has trained all its steps, or None."""
-    found = []
-    for name in ("results.json", "config.json"):
-        path = cell.directory(root) / name
-        if not path.is_file():
-            return None
-        found.append(json.loads(path.read_text(encoding="utf-8")))
-    results, config = found
-    return results if results["steps"] == config["steps"] else None
+    """The content of ``results.json`` of a cell that has trained all its steps, or None.
+
+    A directory of another config (the file has changed since) counts as not run.
+    """
+    path = cell.directory(root) / "results.json"
+    if not path.is_file() or not _is_of(cell, root):
+        return None
+    results = json.loads(path.read_text(encoding="utf-8"))
+    return results if results["steps"] == _config(cell).steps else None
+
+
+def diverged(cell: Cell, root: Path) -> int | None:
+    """The step at which a cell stopped because its loss or gradient was not finite, or None."""
+    found = sorted(cell.directory(root).glob("nan_step_*.json"))
+    return int(found[0].stem.rpartition("_")[2]) if found and _is_of(cell, root) else None
+
+
+def is_done(cell: Cell, root: Path) -> bool:
+    """Whether running the cell (again) would tell nothing new."""
+    return result(cell, root) is not None or diverged(cell, root) is not None
+
+
+def _is_of(cell: Cell, root: Path) -> bool:
+    """Whether the cell's directory holds a run of the config that its command has today."""
+    path = cell.directory(root) / "config.json"
+    if not path.is_file():
+        return False
+    recorded = configs.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    return not configs.differences(recorded, _config(cell))
+
+
+@functools.cache
+def _config(cell: Cell) -> configs.Config:
+    """What the cell's command would train."""
+    path, _, variant = cell.config.partition(":")
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    config = module.get_config(variant)
+    for key, value in cell.overrides:
+        config[key] = value
+    return configs.from_config_dict(config)
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -80,7 +116,7 @@ def run(cells: Sequence[Cell], root: Path, minutes: float, jobs: int = 2) -> Non
       jobs: cells at a time; each is pinned to an equal share of the cores.
     """
     deadline = time.monotonic() + 60 * minutes
-    todo = [cell for cell in cells if result(cell, root) is None]
+    todo = [cell for cell in cells if not is_done(cell, root)]
     cores = sorted(os.sched_getaffinity(0))
     share = max(1, len(cores) // jobs)
     slots = [set(cores[i * share : (i + 1) * share]) or set(cores) for i in range(jobs)]

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import ROOT, Cell, make_parser, result, run
+from benchmarks.study import ROOT, Cell, diverged, is_done, make_parser, result, run
 from sinewich_jax.report import study as tables
 from sinewich_jax.storage import arrays, atomic
 from sinewich_jax.tasks import delta_m
@@ -76,10 +76,12 @@ def score(results: Mapping[str, Any]) -> float:
 
 def tuned(method: str, root: Path) -> float | None:
     """The best rate of a method, or None while its grid is not finished."""
-    found = {rate: result(cell, root) for rate, cell in tuning_cells(method).items()}
-    if any(results is None for results in found.values()):
+    cells = tuning_cells(method)
+    if not all(is_done(cell, root) for cell in cells.values()):
         return None
-    return max(found, key=lambda rate: score(found[rate]))
+    found = {rate: result(cell, root) for rate, cell in cells.items()}
+    scores = {rate: score(results) for rate, results in found.items() if results is not None}
+    return max(scores, key=scores.get, default=None)
 
 
 def is_tuned(method: str, root: Path) -> bool:
@@ -248,7 +250,9 @@ def tuning_table(root: Path) -> str:
         best = tuned(method, root)
         for rate, cell in tuning_cells(method).items():
             results = result(cell, root)
-            value = tables.NOT_RUN if results is None else f"{score(results):.2f}"
+            step = diverged(cell, root)
+            value = tables.NOT_RUN if step is None else f"diverged at step {step}"
+            value = value if results is None else f"{score(results):.2f}"
             mark = " (chosen)" if rate == best else ""
             body.append([NAMES[method], ", ".join(keys), f"{rate:g}{mark}", value])
     headers = ["method", "key", "value", "gain over the mean label map, val, seed 0, %"]

@@ -77,6 +77,9 @@ class Config:
       tasks: task names, in the order of every task axis.
       channels: pairs of task and head width, where a data set differs from the task's default
         (ccp has 16 classes); checked against the data.
+      depth_unit: unit of the depth files of a folder: ``"m"``, ``"cm"``, ``"mm"``; None takes
+        metres in ``.npy``, millimetres in PNG.
+      allow_missing: images of a folder may lack the label of a task, which then counts nowhere.
       loss_weights: pairs of task and weight; a task not named keeps its own default.
       loss_kinds: pairs of task and the kind of its loss, for tasks with a choice (``depth``: ``l1``
         or ``l2``; ``normals``: ``l1`` or ``cosine``).
@@ -126,6 +129,8 @@ class Config:
     eval_size: int | None = None
     tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
     channels: tuple[tuple[str, int], ...] = ()
+    depth_unit: str | None = None
+    allow_missing: bool = False
     loss_weights: tuple[tuple[str, float], ...] = ()
     loss_kinds: tuple[tuple[str, str], ...] = ()
 

@@ -122,6 +122,8 @@ def config_file(tmp_path_factory):
     [
         ("--config.rnak=3", "unknown config key 'rnak' (did you mean 'rank'?)"),
         ("--config.mesh.dta=3", "unknown config key 'dta' (did you mean 'data'?)"),
+        ("--config.loss_weights.dept=3", "unknown config key 'dept' (did you mean 'depth'?)"),
+        ("--config.qqq=3", "unknown config key 'qqq' (the config file has none that is near)"),
         ("--config.rank=many", "--config.rank=many"),
         ("--config.method=sinwich", "config key 'method' is 'sinwich'"),
         ("stray", "unexpected argument 'stray'"),
@@ -147,6 +149,20 @@ def test_bad_config_files_of_train(config_file):
     assert "mien.py does not exist (did you mean 'mine.py'?)" in line
     line = error_line(run("train.py", f"--config={config_file}:debgu"))
     assert line == "error: unknown config variant 'debgu' (did you mean 'debug'?)"
+    nothing = config_file.with_name("nothing.py")
+    nothing.write_text("def get_config(arg=''):\n    pass\n")
+    result = run("train.py", f"--config={nothing}")  # absl's own warning comes first
+    assert result.returncode == 2
+    wanted = f"error: get_config of {nothing} returned a NoneType, expected a ConfigDict"
+    assert result.stderr.splitlines()[-1] == wanted
+
+
+def test_a_fault_in_a_config_file_keeps_its_traceback(config_file):
+    broken = config_file.with_name("broken.py")
+    broken.write_text("import math\n\ndef get_config(arg=''):\n    return math.flor(3.5)\n")
+    result = run("train.py", f"--config={broken}")
+    assert result.returncode == 1
+    assert f'{broken}", line 4' in result.stderr and "'math' has no attribute" in result.stderr
 
 
 def test_dry_run_prints_counts_as_the_last_line(config_file, tmp_path):

@@ -121,6 +121,19 @@ def test_pretraining_goes_on_where_it_was_stopped(tmp_path, variant):
     assert header["command"].endswith(".py" + (":masked" if "masked" in variant else ""))
 
 
+@pytest.mark.slow
+def test_pretraining_that_is_asked_to_stop_saves_first(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from configs.pretrain_scenes import get_config
+    from sinewich_jax.train import pretrain, signals
+
+    monkeypatch.setattr(signals.StopRequest, "agreed", lambda self, step, every: step == 3)
+    config = pretrain.PretrainConfig.from_dict(get_config("debug,masked").to_dict())
+    assert pretrain.run(config, tmp_path)["steps"] == 3
+    assert arrays.load_safetensors(tmp_path / "state.safetensors")[1]["step"] == "3"
+    assert not (tmp_path / "backbone.safetensors").exists()
+
+
 def test_the_shipped_backbone_is_what_the_config_makes(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     from configs.pretrain_scenes import get_config
@@ -142,8 +155,18 @@ def test_a_pretraining_key_that_cannot_be_is_named(tmp_path):
         ("held_out=3", "expected at least 4 (one batch)"),
         ("steps=0", "at least 1"),
         ("batch_size=1", "at least 2"),  # half of it is masked, the other half seen again
+        ("steps=1", "'warmup_steps' is 1; expected at least 0 and fewer than the 1 steps"),
+        ("backbone=tinny", "'backbone' is 'tinny' (did you mean 'tiny'?)"),
     ):
         done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", f"--config.{flag}")
         assert done.returncode != 0 and word in done.stderr
-    done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", "--config.step=3")
-    assert done.returncode == 2 and "'step'" in done.stderr and "steps" in done.stderr
+    done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", "--config.mask_ration=0.3")
+    assert done.returncode == 2
+    assert "unknown config key 'mask_ration' (did you mean 'mask_ratio'?)" in done.stderr
+
+
+def test_pretraining_leaves_a_training_run_alone(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    done = train("configs/pretrain_scenes.py:debug", tmp_path)
+    assert done.returncode == 2 and "holds a training run" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

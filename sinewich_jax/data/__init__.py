@@ -40,6 +40,7 @@ _HOME = {
     "from_folder": "folder",
     "default_eval_split": "registry",
     "load": "registry",
+    "look_over": "views",
     "names": "registry",
     "read_image": "files",
     "register": "registry",
@@ -67,6 +68,12 @@ if TYPE_CHECKING:
     )
     from sinewich_jax.data.resize import resize_example, resize_image  # noqa: F401
     from sinewich_jax.data.source import ArraySource, DataSource, from_arrays  # noqa: F401
-    from sinewich_jax.data.views import Cached, Resized, SelectTasks, Subset  # noqa: F401
+    from sinewich_jax.data.views import (  # noqa: F401
+        Cached,
+        Resized,
+        SelectTasks,
+        Subset,
+        look_over,
+    )
 
 __getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES, _HOME)

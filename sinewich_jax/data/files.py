@@ -148,7 +148,14 @@ def _metres(raw: np.ndarray, path: Path, unit: str | float | None) -> np.ndarray
             f"{path} is an 8-bit depth map, expected a 16-bit PNG or a float .npy; 8 bits are too "
             "coarse, save it again"
         )
+    if raw.dtype.kind not in "iuf":
+        raise DataError(f"{path} holds {raw.dtype} values, expected depth as real numbers")
     if unit is None:
+        if path.suffix.lower() == ".npy" and raw.dtype.kind != "f":
+            raise DataError(
+                f"{path} holds {raw.dtype} values, and only a float .npy is taken to be in metres; "
+                'say depth_unit="mm" (config key depth_unit) or what it is'
+            )
         unit = "mm" if path.suffix.lower() == ".png" else "m"
     if isinstance(unit, str):
         if unit not in DEPTH_UNITS:

@@ -167,6 +167,8 @@ def from_folder(
                 f"channels (config key channels.{task}=NUMBER)"
             )
     made = make_tasks(tasks, channels, stated)
+    if resize is not None and (not isinstance(resize, Sequence) or len(resize) != 2):
+        raise DataError(f"resize is {resize!r}, expected (height, width)")
     resize = None if resize is None else (int(resize[0]), int(resize[1]))
     return FolderSource(images, labels, masks, made, resize, antialias, depth_unit)
 
@@ -209,8 +211,8 @@ def _index_labels(
     if missing and not allow_missing:
         raise DataError(
             f"{len(missing)} of {len(images)} images have no {task} label, first {folder}/"
-            f"{missing[0]}{suffixes[0]}; add the files, leave the task out, or call from_folder "
-            "with allow_missing=True"
+            f"{missing[0]}{suffixes[0]}; add the files, leave the task out, or say "
+            "allow_missing=True (argument of from_folder, config key)"
         )
     return labels
 
@@ -231,7 +233,11 @@ def _read_split(root: Path, split: str, images: Mapping[str, Path]) -> list[str]
         found = sorted(p.stem for p in path.parent.glob("*.txt"))
         known = f" (there are {', '.join(found)})" if found else ""
         raise DataError(f"{path} is not there{known}; write it with one id per line")
-    names = [line.strip() for line in path.read_text().splitlines()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    names = [line.strip() for line in text.splitlines()]
     for number, name in enumerate(names, 1):
         if name and name not in images:
             raise DataError(f"line {number} of {path} names {name!r}, which has no file in images/")
@@ -246,7 +252,7 @@ def _read_classes(root: Path) -> dict[str, list[str]]:
     if not path.is_file():
         return {}
     try:
-        classes = json.loads(path.read_text())
+        classes = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error})") from None
     right = isinstance(classes, dict) and all(

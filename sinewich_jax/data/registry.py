@@ -132,6 +132,11 @@ def load(
     options |= {key: value for key, value in asked.items() if key in accepted}
     source = part(opener(base, data_dir=data_dir, **options), start, stop)
     if size is not None and len(source) != size:
+        if size > len(source):
+            raise DataError(
+                f"split {split!r} of {name!r} has {len(source)} examples, {size} were asked for; "
+                "lower the size (config key train_size or eval_size) or leave it out"
+            )
         source = part(source, None, str(size))
     source = fit(source, tasks, image_size)
     return source if isinstance(source, ArraySource) else Cached(source, cache_mb * 1_000_000)

@@ -72,6 +72,10 @@ def make_tasks(
         for name, value in (given or {}).items():
             if name not in overrides:
                 raise DataError(f"{field} names {name!r}, which is not a task of this data set")
+            if isinstance(value, str):
+                raise DataError(
+                    f"{field} of {name} is the text {value!r}, expected a list of names"
+                )
             overrides[name][field] = value
     return {name: tasks.make(name, **fields) for name, fields in overrides.items()}
 
@@ -199,7 +203,14 @@ def from_arrays(
 def _check_image(arrays: Mapping[str, Any]) -> np.ndarray:
     if "image" not in arrays:
         raise DataError(f'the arrays have no "image" (found: {", ".join(sorted(arrays))})')
-    image = np.asarray(arrays["image"])
+    try:
+        image = np.asarray(arrays["image"])
+    except ValueError:
+        sizes = sorted({np.shape(one) for one in arrays["image"]})[:2]
+        raise DataError(
+            f'"image" holds images of several shapes, {" and ".join(map(str, sizes))} among them; '
+            "resize them to one, or use from_folder, which can"
+        ) from None
     if image.dtype != np.uint8:
         hint = "multiply by 255, round" if np.issubdtype(image.dtype, np.floating) else "clip"
         raise DataError(f'"image" is {image.dtype}, expected uint8 RGB in 0..255; {hint} and cast')

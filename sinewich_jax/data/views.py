@@ -163,3 +163,18 @@ def _position(text: str | None, total: int, default: int) -> int:
     if text is None:
         return default
     return total * int(text[:-1]) // 100 if text.endswith("%") else int(text)
+
+
+def look_over(source: DataSource, most: int = 512) -> None:
+    """Reads examples, evenly spaced, for the errors that only reading finds.
+
+    Args:
+      source: the source.
+      most: number of examples; a source that is not larger is read whole.
+
+    Raises:
+      DataError: from the first example that is not what it should be.
+    """
+    step = max(1, -(-len(source) // most))
+    for index in range(0, len(source), step):
+        source[index]

@@ -360,9 +360,13 @@ def open_source(config: Config, part: str) -> data.DataSource:
     """Opens the ``train`` or ``eval`` part of the config's data set.
 
     Raises:
+      ConfigError: the data set has no option ``depth_unit`` or ``allow_missing``.
       DataError: the data is absent or not what it should be.
     """
     training = part == "train"
+    # Given only where they are asked for, because most sets have no such option.
+    options: dict[str, Any] = {"allow_missing": True} if config.allow_missing else {}
+    options |= {"depth_unit": config.depth_unit} if config.depth_unit else {}
     return data.load(
         config.data,
         "train" if training else config.eval_split or data.default_eval_split(config.data),
@@ -371,4 +375,5 @@ def open_source(config: Config, part: str) -> data.DataSource:
         image_size=config.image_size,
         channels=dict(config.channels),
         size=config.train_size if training else config.eval_size,
+        **options,
     )

@@ -95,9 +95,10 @@ def resume(store: storage.CheckpointStore, workdir: Path, placed: states.Placed)
     restored = store.restore_latest({name: getattr(target, name) for name in ITEMS})
     if restored is None:
         return None
-    constants = placed.constants
-    if restored.meta["base"] is not None:
-        loaded = storage.load_base(workdir / workdirs.BASE, restored.meta["base"])
+    constants, mark = placed.constants, restored.meta["base"]
+    # What this start has made anew is most often the same, bit for bit; the file need not be read.
+    if mark is not None and storage.fingerprint.fingerprint(constants) != mark:
+        loaded = storage.load_base(workdir / workdirs.BASE, mark)
         loaded = {name: loaded.get(name, {}) for name in placed.constants}
         constants = jax.device_put(loaded, placed.constant_shardings)
     step = jax.device_put(jax.numpy.int32(restored.step), placed.shardings.step)

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sinewich_jax import parallel, storage, tasks
+from sinewich_jax import data, parallel, storage, tasks
 from sinewich_jax.config import Config
 from sinewich_jax.data import pipeline
 from sinewich_jax.errors import CheckpointError
@@ -55,10 +55,21 @@ class Evaluator:
         """The evaluation examples; opened once."""
         return self._experiment.eval_source
 
+    @functools.cached_property
+    def tasks(self) -> tuple[tasks.Task, ...]:
+        """The tasks with the class names of the data set, for people to read."""
+        names = self.source.class_names
+        return tuple(
+            dataclasses.replace(task, class_names=tuple(names[task.name]))
+            if task.name in names
+            else task
+            for task in self._experiment.tasks
+        )
+
     def score(self, state: states.TrainState, constants: Any) -> Scores:
         """Every metric of every task on the whole evaluation set: ``{task: {metric: value}}``."""
         return _merge(
-            self._experiment.tasks,
+            self.tasks,
             (
                 self._measure(self._logits(state, constants, batch["image"]), batch)
                 for batch in self._batches()
@@ -84,10 +95,9 @@ class Evaluator:
             "train_examples": len(self._experiment.train_source),
             "eval_examples": len(self.source),
         }
-        if path.exists():
-            known = workdirs.read_json(path)
-            if known.get("origin") == origin:
-                return _from_json(known["scores"])
+        known = _kept_baseline(path)
+        if known.get("origin") == origin:
+            return _from_json(known["scores"])
         maps = mean_labels(self._experiment.tasks, self._experiment.train_source)
         rows = parallel.local_slice(self._mesh, self._batch_size)
         logits = parallel.put_batch(
@@ -97,9 +107,7 @@ class Evaluator:
             },
             self._mesh,
         )
-        scores = _merge(
-            self._experiment.tasks, (self._measure(logits, batch) for batch in self._batches())
-        )
+        scores = _merge(self.tasks, (self._measure(logits, batch) for batch in self._batches()))
         if parallel.is_main_process():
             storage.write_json(path, {"origin": origin, "scores": _to_json(scores)})
         return scores
@@ -208,11 +216,27 @@ def make_results(
     return _to_json({"tasks": rows, "delta_m": delta, **facts})
 
 
-def read_references(directories: Iterable[Path]) -> dict[str, float]:
+def _kept_baseline(path: Path) -> dict[str, Any]:
+    """What ``baseline.json`` holds; ``{}`` where it is missing or damaged, for it can be remade."""
+    try:
+        content = workdirs.read_json(path)
+    except CheckpointError:
+        return {}
+    return content if isinstance(content, dict) and "scores" in content else {}
+
+
+def read_references(
+    directories: Iterable[str | Path], config: Config | None = None
+) -> dict[str, float]:
     """The primary metrics of other runs, by task; later directories win.
 
+    Args:
+      directories: work directories of finished single-task runs.
+      config: the run that is compared with them; None does not look at their data.
+
     Raises:
-      CheckpointError: a directory without results, or with a value that Delta m cannot divide by.
+      CheckpointError: a directory without results, with a value that Delta m cannot divide by, or
+        one that was scored on other examples.
     """
     references: dict[str, float] = {}
     for directory in directories:
@@ -223,7 +247,21 @@ def read_references(directories: Iterable[Path]) -> dict[str, float]:
                     f"{row['value']}, expected a positive number; train it longer or leave it out"
                 )
             references[name] = row["value"]
+        if config is not None:
+            _check_comparable(Path(directory), config)
     return references
+
+
+def _check_comparable(directory: Path, config: Config) -> None:
+    """Delta m compares runs that were scored on the same examples."""
+    other = workdirs.read_config(directory)
+    for key in ("data", "eval_split", "eval_size", "image_size"):
+        there, here = getattr(other, key), getattr(config, key)
+        if there != here:
+            raise CheckpointError(
+                f"the reference {directory} was scored with {key}={there!r}, this run has "
+                f"{here!r}; Delta m needs references on the same examples"
+            )
 
 
 def report_run(
@@ -252,7 +290,7 @@ def report_run(
       The content of ``results.json``.
     """
     setup = evaluator.setup
-    source, task_list = evaluator.source, setup.experiment.tasks
+    source, task_list = evaluator.source, evaluator.tasks
     height, width = source[0]["image"].shape[:2]
     results = make_results(
         task_list,
@@ -261,7 +299,7 @@ def report_run(
         references,
         **setup.counts,
         protocol=(
-            f"{config.data}: {len(source)} evaluation examples of {height} x {width} pixels, "
+            f"{_origin(config)}: {len(source)} evaluation examples of {height} x {width} pixels, "
             "single scale, no test-time augmentation"
         ),
         method=config.method,
@@ -274,7 +312,7 @@ def report_run(
     if parallel.is_main_process():
         from sinewich_jax import report  # Pillow, which nothing before needs
 
-        report.write_panels(workdir / workdirs.PANELS, _named(task_list, source), examples)
+        report.write_panels(workdir / workdirs.PANELS, task_list, examples)
         report.write_results(workdir, results)
         storage.write_json(workdir / workdirs.RESULTS_FILE, results)
     return results
@@ -302,7 +340,8 @@ def evaluate_workdir(
       CheckpointError: no run, or no whole checkpoint, in ``workdir``.
     """
     workdir = Path(workdir).absolute()
-    config, known = workdirs.read_config(workdir), read_references(references)
+    config = workdirs.read_config(workdir)
+    known = read_references(references, config)
     mesh = parallel.make_mesh(devices=devices)
     setup = set_up(config, mesh, experiment)
     with checkpointing.open_store(workdir, config) as store:
@@ -325,14 +364,12 @@ def flatten(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     }
 
 
-def _named(task_list: Sequence[tasks.Task], source: Any) -> tuple[tasks.Task, ...]:
-    """The tasks with the class names of the data set, for people to read."""
-    return tuple(
-        dataclasses.replace(task, class_names=tuple(source.class_names[task.name]))
-        if task.name in source.class_names
-        else task
-        for task in task_list
-    )
+def _origin(config: Config) -> str:
+    """What was scored: ``"scenes, split val"``; sources of one's own have no split."""
+    split = config.eval_split
+    if split is None and config.data in data.names():
+        split = data.default_eval_split(config.data)
+    return f"{config.data}, split {split}" if split else config.data
 
 
 def _summary(diagnostics: Mapping[str, float]) -> dict[str, float]:

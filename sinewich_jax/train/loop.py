@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import jax
 
-from sinewich_jax import parallel
+from sinewich_jax import data, parallel
 from sinewich_jax.config import Config
 from sinewich_jax.data import pipeline
 from sinewich_jax.train import checkpointing, evaluate, monitor, signals, timing, writers
@@ -76,7 +76,7 @@ def train(
             f"do (sinewich evaluate {workdir}{again} scores it again)"
         )
         return Outcome("already_finished", config.steps, workdirs.read_results(workdir))
-    known = evaluate.read_references(references)
+    known = evaluate.read_references(references, config)
 
     # ---- Devices -----------------------------------------------------------------------------
     mesh = parallel.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)
@@ -90,8 +90,10 @@ def train(
     evaluator = evaluate.Evaluator(setup, config.batch_size)
 
     # ---- Data --------------------------------------------------------------------------------
-    # Both parts are opened now: what is wrong with either is said before hours of training.
-    train_source, _ = experiment.train_source, evaluator.source
+    # What is wrong with the data is said now, not after hours of training.
+    train_source = experiment.train_source
+    for source in (train_source, evaluator.source):
+        data.look_over(source)
     workdirs.claim(workdir, config)
 
     with checkpointing.open_store(workdir, config) as store:

@@ -149,8 +149,9 @@ class NanGuard:
             )
         return TrainingError(
             f"{what} is not finite at step {step}, in the batch of training examples "
-            f"{', '.join(map(str, examples))}; training stopped and the last checkpoint is whole: "
-            f"lower learning_rate or clip_norm, or look at these examples (see {path})"
+            f"{', '.join(map(str, examples))}, and no state that it has reached was saved; look at "
+            f"these examples (see {path}), or lower learning_rate or clip_norm and start in "
+            "another work directory"
         )
 
 

@@ -26,7 +26,8 @@ from sinewich_jax.core import trees
 from sinewich_jax.errors import ConfigError, did_you_mean
 from sinewich_jax.nn import masked, parallax, swin
 from sinewich_jax.storage import arrays, atomic
-from sinewich_jax.train import pretrain_pictures, progress
+from sinewich_jax.train import pretrain_pictures, progress, signals
+from sinewich_jax.train import workdir as workdirs
 
 Array = jax.Array
 
@@ -89,6 +90,16 @@ class PretrainConfig:
                 raise ConfigError(
                     f"config key {key!r} is {getattr(self, key)}; expected at least {low}{batch}"
                 )
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ConfigError(
+                f"config key 'warmup_steps' is {self.warmup_steps}; expected at least 0 and fewer "
+                f"than the {self.steps} steps"
+            )
+        if self.backbone not in swin.PRESETS:
+            raise ConfigError(
+                f"config key 'backbone' is {self.backbone!r}"
+                f"{did_you_mean(self.backbone, swin.PRESETS)}"
+            )
         if not 0 < self.mask_ratio < 1:
             raise ConfigError(
                 f"config key 'mask_ratio' is {self.mask_ratio}; expected between 0 and 1"
@@ -167,10 +178,15 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
       their mean colour.
 
     Raises:
-      ConfigError: the work directory holds the state of another config.
+      ConfigError: the work directory holds the state of another config or a training run, or
+        cannot be written to.
     """
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
+    if (workdir / workdirs.CONFIG_FILE).exists():
+        raise ConfigError(
+            f"the work directory {workdir} holds a training run; choose another --workdir"
+        )
+    workdirs.make(workdir)
     height, width = config.image_size
     pictures = pretrain_pictures.pictures(workdir, config.images + config.held_out, height, width)
     train, held_out = pictures[: config.images], pictures[config.images :]
@@ -255,14 +271,21 @@ def run(config: PretrainConfig, workdir: str | Path) -> dict[str, Any]:
 
     started, score = time.perf_counter(), None
     last = min(config.stop_after or config.steps, config.steps)
-    with progress.progress_bar("pretraining", config.steps) as advance:
+    with (
+        progress.progress_bar("pretraining", config.steps) as advance,
+        signals.StopRequest() as stop,
+    ):
         for step in range(first, last):
             state, latest = update(state, *batch_at(step), step)
             if step % 50 == 49 or step + 1 == last:
                 score = float(latest)
                 advance(step + 1, config.steps, f"L1 of hidden pixels {score:.4f}")
-            if (step + 1) % config.save_every == 0 or step + 1 == last:
+            stopping = stop.agreed(step + 1, config.save_every)
+            if (step + 1) % config.save_every == 0 or stopping or step + 1 == last:
                 save(step + 1)
+            if stopping:
+                last = step + 1
+                break
     if last < config.steps:
         return {"steps": last, "l1_of_hidden_pixels": score}
     scores = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,20 @@ def prepare(workdir: Path, config: Config) -> None:
       config: the run.  Keys that only say how it is executed may differ from the recorded ones.
 
     Raises:
-      ConfigError: the directory holds another experiment (the message lists the keys that differ),
-        the path is a file, or the directory cannot be made.
+      ConfigError: the directory holds another experiment (the message lists the keys that differ)
+        or one that it does not name, the path is a file, or the directory cannot be made or
+        written to.
     """
     if workdir.exists() and not workdir.is_dir():
         raise ConfigError(f"the work directory {workdir} is a file; choose another --workdir")
-    if (workdir / CONFIG_FILE).exists():
+    if not (workdir / CONFIG_FILE).exists():
+        for left in (CHECKPOINTS, RESULTS_FILE):
+            if (workdir / left).exists():
+                raise ConfigError(
+                    f"the work directory {workdir} holds {left} but no {CONFIG_FILE} that says "
+                    "which run it belongs to; choose another --workdir"
+                )
+    else:
         changed = configs.differences(read_config(workdir), config)
         if changed:
             listed = ", ".join(
@@ -42,13 +51,26 @@ def prepare(workdir: Path, config: Config) -> None:
                 "another --workdir, or give it the same values to go on"
             )
     if parallel.is_main_process():
-        try:
-            workdir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"the work directory {workdir} cannot be made ({error.strerror}); choose another "
-                "--workdir"
-            ) from error
+        make(workdir)
+
+
+def make(workdir: Path) -> None:
+    """Makes the directory where it is missing.
+
+    Raises:
+      ConfigError: it cannot be made or written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the work directory {workdir} cannot be made ({error.strerror}); choose another "
+            "--workdir"
+        ) from error
+    if not os.access(workdir, os.W_OK):
+        raise ConfigError(
+            f"the work directory {workdir} cannot be written to; choose another --workdir"
+        )
 
 
 def claim(workdir: Path, config: Config) -> None:
@@ -68,22 +90,35 @@ def read_config(workdir: Path) -> Config:
       CheckpointError: there is none, or it is no JSON.
       ConfigError: it has keys or values that this version does not know.
     """
-    return configs.from_dict(read_json(workdir / CONFIG_FILE))
+    path = workdir / CONFIG_FILE
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, expected the keys of a config")
+    try:
+        return configs.from_dict(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}, perhaps of another version, cannot be used: {error}") from error
 
 
 def read_results(workdir: Path) -> dict[str, Any]:
     """What the run in ``workdir`` reached (``results.json``).
 
     Raises:
-      CheckpointError: the run has not finished, or the file is no JSON.
+      CheckpointError: the run has not finished, or the file does not hold the results of one.
     """
-    return read_json(workdir / RESULTS_FILE)
+    path = workdir / RESULTS_FILE
+    content = read_json(path)
+    if not isinstance(content, dict) or not {"tasks", "steps"} <= content.keys():
+        raise CheckpointError(
+            f"{path} holds no results of tasks, expected those of a training run; name another "
+            "directory"
+        )
+    return content
 
 
 def is_finished(workdir: Path, config: Config) -> bool:
     """Whether ``workdir`` has the results of all the steps of ``config``."""
-    path = workdir / RESULTS_FILE
-    return path.exists() and read_json(path)["steps"] == config.steps
+    return (workdir / RESULTS_FILE).exists() and read_results(workdir)["steps"] == config.steps
 
 
 def read_json(path: Path) -> Any:

@@ -48,7 +48,7 @@ class JsonlWriter:
         if path.exists():
             kept = [
                 line
-                for line in path.read_text(encoding="utf-8").splitlines()
+                for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
                 if from_step and _step_of(line) <= from_step
             ]
             storage.write_text(path, "".join(f"{line}\n" for line in kept))

@@ -78,6 +78,17 @@ def test_splits_keep_their_order(root):
     assert from_folder(root, split="val").ids == ("c",)
 
 
+def test_a_byte_order_mark_is_no_part_of_an_id(root):
+    (root / "splits/val.txt").write_bytes(b"\xef\xbb\xbfc\n")
+    assert from_folder(root, split="val").ids == ("c",)
+
+
+def test_whole_numbers_are_depth_where_their_unit_is_said(root):
+    np.save(root / "depth/a.npy", np.full((8, 10), 1500, np.uint16))
+    source = from_folder(root, tasks=("depth",), depth_unit="mm")
+    assert (source[source.ids.index("a")]["labels"]["depth"] == np.float32(1.5)).all()
+
+
 def test_resize_brings_all_to_one_size(root):
     source = from_folder(root, resize=(4, 5))
     assert source.size == (4, 5)
@@ -189,6 +200,14 @@ READ = {
         ),
         r"depth/a\.png is an 8-bit depth map",
     ),
+    "whole numbers without a unit": (
+        lambda r: np.save(r / "depth/a.npy", np.full((8, 10), 900, np.uint16)),
+        r"depth/a\.npy holds uint16 values.*depth_unit=\"mm\"",
+    ),
+    "words for metres": (
+        lambda r: np.save(r / "depth/a.npy", np.full((8, 10), "far")),
+        r"depth/a\.npy holds <U3 values, expected depth as real numbers",
+    ),
     "flat normals": (
         lambda r: save(r / "normals/a.png", np.zeros((8, 10), np.uint8)),
         r"normals of .*normals/a\.png has shape \(8, 10\)",
@@ -230,6 +249,12 @@ OPEN = {
         {"split": "val"},
         r"line 2 of .*val\.txt names 'd'",
     ),
+    "split in another encoding": (
+        lambda r: (r / "splits/val.txt").write_bytes("cité\n".encode("latin-1")),
+        {"split": "val"},
+        r"val\.txt is not UTF-8 text",
+    ),
+    "one number for a size": (lambda r: None, {"resize": 64}, r"resize is 64, expected \(height"),
     "empty split": (lambda r: (r / "splits/val.txt").write_text("\n"), {"split": "val"}, "no id"),
     "unknown classes": (lambda r: (r / "classes.json").unlink(), {}, "classes of semseg"),
     "broken classes": (lambda r: (r / "classes.json").write_text("{"), {}, "is not JSON"),

@@ -51,8 +51,18 @@ def tiny(monkeypatch):
 def test_size_takes_the_first_examples(tiny):
     assert len(data.load("tiny", "train", size=4)) == 4
     assert len(data.load("tiny", "train[2:9]", size=3)) == 3
-    with pytest.raises(DataError, match=r"\[:11\] of a split with 10"):
+    with pytest.raises(DataError, match=r"'tiny' has 10 examples, 11 were asked for.*train_size"):
         data.load("tiny", "train", size=11)
+
+
+def test_looking_over_reads_all_of_a_small_source_and_some_of_a_large_one(tiny):
+    source = data.load("tiny", "train", cache_mb=0)
+    tiny.clear()
+    data.look_over(source)
+    assert tiny == list(range(10))
+    tiny.clear()
+    data.look_over(source, most=4)
+    assert tiny == [0, 3, 6, 9]
 
 
 def test_each_set_says_which_split_is_scored():
@@ -181,6 +191,8 @@ def test_scenes_by_name(tmp_path):
     assert len(data.load("scenes", "train[:2]", **sizes | {"size": 1})) == 1
     with pytest.raises(DataError, match="say size=N"):
         data.load("scenes", "pretrain", **sizes | {"size": None})
+    with pytest.raises(DataError, match=r"no split 'trian' \(did you mean 'train'"):
+        data.load("scenes", "trian")
 
 
 def test_scenes_in_a_place_that_cannot_be_written_are_one_sentence(tmp_path):

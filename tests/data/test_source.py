@@ -180,3 +180,12 @@ def test_own_kinds(monkeypatch):
         register_kind("heat", "class")
     with pytest.raises(DataError, match="did you mean 'class'"):
         register_kind("cold", "clas")
+
+
+def test_images_of_several_sizes_and_names_that_are_no_list_are_refused():
+    images = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 6, 3), np.uint8)]
+    with pytest.raises(DataError, match=r"several shapes, \(4, 4, 3\) and \(4, 6, 3\)"):
+        from_arrays({"image": images, "depth": images})
+    arrays = {"image": np.zeros((1, 4, 4, 3), np.uint8), "semseg": np.zeros((1, 4, 4), np.uint8)}
+    with pytest.raises(DataError, match="class_names of semseg is the text 'road'"):
+        from_arrays(arrays, class_names={"semseg": "road"})

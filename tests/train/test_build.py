@@ -185,7 +185,7 @@ def test_given_sources_are_used_instead_of_the_named_data_set():
     task = made.tasks[0]
     np.testing.assert_allclose(bias, task.best_constant(np.full((32, 32), 3.0)), rtol=1e-4)
     with pytest.raises(DataError, match="normals"):
-        wanted = dataclasses.replace(config, tasks=("normals",), loss_kinds=())
+        wanted = dataclasses.replace(config, tasks=("normals",), loss_kinds=(), loss_weights=())
         _ = build.experiment(wanted, own).train_source
 
 

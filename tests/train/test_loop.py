@@ -216,13 +216,82 @@ def test_what_fails_before_the_first_step_leaves_the_work_directory_free(tmp_pat
 
 @pytest.mark.parametrize("value", [0.0, None])
 def test_a_reference_that_delta_m_cannot_divide_by_is_refused_before_training(tmp_path, value):
-    row = {"tasks": {"depth": {"metric": "rmse", "value": value}}}
+    row = {"steps": 1, "tasks": {"depth": {"metric": "rmse", "value": value}}}
     (tmp_path / "results.json").write_text(json.dumps(row))
     with pytest.raises(CheckpointError, match="depth rmse"):
         train(
             fake.make_config(), tmp_path / "run", fake.make_experiment(), one_device(), [tmp_path]
         )
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_reference_scored_on_other_examples_is_refused(finished, tmp_path):
+    config = fake.make_config(eval_size=3)
+    with pytest.raises(CheckpointError, match="was scored with eval_size=None, this run has 3"):
+        train(config, tmp_path / "run", fake.make_experiment(), one_device(), [finished[0]])
+
+
+def test_a_reference_that_is_no_training_run_is_refused(tmp_path):
+    (tmp_path / "results.json").write_text('{"held_out_l1_of_hidden_pixels": 0.2}')
+    with pytest.raises(CheckpointError, match="holds no results of tasks"):
+        train(fake.make_config(), tmp_path / "x", fake.make_experiment(), one_device(), [tmp_path])
+
+
+def test_a_run_that_has_lost_its_config_is_not_taken_over(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    (workdir / "config.json").unlink()
+    for left in ("checkpoints", "results.json"):
+        with pytest.raises(ConfigError, match=rf"holds {left} but no config\.json"):
+            train(fake.make_config(rank=3), workdir, fake.make_experiment(), one_device())
+        shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
+
+
+def test_a_config_of_another_version_is_named(finished, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished[0], workdir)
+    recorded = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps({**recorded, "rnak": 3}))
+    with pytest.raises(ConfigError, match=r"copy/config\.json, perhaps of another version.*'rnak'"):
+        train(fake.make_config(), workdir, fake.make_experiment(), one_device())
+    (workdir / "config.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"config\.json holds a list"):
+        train(fake.make_config(), workdir, fake.make_experiment(), one_device())
+
+
+def test_a_damaged_base_is_no_loss_while_it_can_be_made_anew(finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(5, patch)
+        train(fake.make_config(), tmp_path, fake.make_experiment(), one_device())
+    (base,) = (tmp_path / "base").iterdir()
+    base.write_bytes(base.read_bytes()[:-1] + b"\x7f")
+    outcome = train(fake.make_config(), tmp_path, fake.make_experiment(), one_device())
+    assert outcome.status == "finished" and losses(tmp_path) == losses(finished[0])
+
+
+def test_a_bad_evaluation_label_is_told_before_training(tmp_path):
+    experiment = fake.make_experiment()
+
+    class Bad(type(experiment.eval_source)):
+        def __init__(self):
+            self.__dict__.update(experiment.eval_source.__dict__)
+
+        def __getitem__(self, index):
+            if index == 4:
+                raise DataError("semseg/4.png holds 9")
+            return super().__getitem__(index)
+
+    experiment = dataclasses.replace(experiment, eval_source=Bad())
+    with pytest.raises(DataError, match=r"4\.png holds 9"):
+        train(fake.make_config(), tmp_path, experiment, one_device())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_work_directory_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    # Not by its mode: whoever runs the tests as root may write anywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with pytest.raises(ConfigError, match="cannot be written to"):
+        train(fake.make_config(), tmp_path / "run", fake.make_experiment(), one_device())
 
 
 def test_work_directory_that_cannot_be_made_is_refused(tmp_path):

@@ -6,15 +6,16 @@ import json
 import math
 import os
 import signal
-import types
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sinewich_jax import parallel
 from sinewich_jax.errors import TrainingError
-from sinewich_jax.train import cache, evaluate, monitor, signals, timing, writers
+from sinewich_jax.train import cache, evaluate, monitor, setup, signals, timing, writers
 from tests.train import fake
 
 # ---- writers
@@ -143,7 +144,7 @@ def test_guard_reports_the_first_bad_step_of_many(tmp_path):
     bad = metrics(**{"loss/edge": math.inf, "loss": math.nan})
     guard.add(3, bad, np.array([12, 13]))
     guard.add(4, metrics(**{key: math.nan for key in metrics()}), np.array([14, 15]))
-    with pytest.raises(TrainingError, match=r"the loss of edge \(inf\) .* step 3, .* 2, 3;"):
+    with pytest.raises(TrainingError, match=r"the loss of edge \(inf\) .* step 3, .* 2, 3, and"):
         guard.check()
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
@@ -264,14 +265,32 @@ def test_kernel_cosines_are_logged_pair_by_pair():
     )
 
 
-def test_pictures_name_the_classes_of_the_data_set():
-    experiment = fake.make_experiment()
-    source = experiment.eval_source
-    classes = {task.name: task.channels for task in experiment.tasks}["semseg"]
-
-    names = [f"class {i}" for i in range(classes)]
-    other = types.SimpleNamespace(class_names={"semseg": names})
-    named = {task.name: task for task in evaluate._named(experiment.tasks, other)}
+def test_scores_name_the_classes_of_the_data_set(tmp_path):
+    names = ["sky", "road", "car"]
+    plain = fake.make_experiment()
+    source = plain.eval_source
+    source.class_names = {"semseg": names}
+    config = fake.make_config()
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    evaluator = evaluate.Evaluator(setup.set_up(config, mesh, plain), config.batch_size)
+    named = {task.name: task for task in evaluator.tasks}
     assert named["semseg"].class_names == tuple(names)
-    assert named["depth"] == next(t for t in experiment.tasks if t.name == "depth")
-    assert evaluate._named(experiment.tasks, source)
+    assert named["depth"] == next(task for task in plain.tasks if task.name == "depth")
+    assert "iou/road" in evaluator.baseline(config, tmp_path)["semseg"]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"origin": 3}'])
+def test_a_damaged_baseline_is_made_anew(tmp_path, content):
+    config, made = fake.make_config(), fake.make_experiment()
+    mesh = parallel.make_mesh(devices=jax.devices()[:1])
+    evaluator = evaluate.Evaluator(setup.set_up(config, mesh, made), config.batch_size)
+    whole = evaluator.baseline(config, tmp_path)
+    (tmp_path / "baseline.json").write_text(content)
+    assert evaluator.baseline(config, tmp_path) == whole
+
+
+def test_jsonl_drops_lines_that_are_no_text(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\xfe\n{"step": 2}\n')
+    writers.JsonlWriter(path, from_step=2).close()
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'

@@ -284,7 +284,7 @@ def open(path: str | os.PathLike, split: str) -> SceneSource:
       A `SceneSource`.
 
     Raises:
-      DataError: when the directory is no prepared data set or has no such split.
+      DataError: when the directory is no prepared data set, has no such split, or is damaged.
     """
     path = pathlib.Path(path)
     if not _is_prepared(path):
@@ -295,4 +295,12 @@ def open(path: str | os.PathLike, split: str) -> SceneSource:
         known = ", ".join(builder.info.splits)
         raise DataError(f"the scenes in {path} have no split {name!r}: use one of {known}")
     raw = {name: tfds.decode.SkipDecoding() for name in ("image", *MAPS)}
-    return SceneSource(path, split, builder.as_data_source(split, decoders=raw))
+    try:
+        source = SceneSource(path, split, builder.as_data_source(split, decoders=raw))
+        source[0], source[len(source) - 1]  # opens every file that a cache cleaner may have cut
+    except (OSError, RuntimeError, ValueError, IndexError) as error:
+        raise DataError(
+            f"the rendered scenes in {path} are damaged ({str(error).splitlines()[0]}); delete "
+            "that folder and they are rendered anew"
+        ) from error
+    return source

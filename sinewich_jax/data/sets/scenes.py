@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sinewich_jax.data.registry import register
 from sinewich_jax.data.source import DataSource, head_info, make_tasks
-from sinewich_jax.errors import DataError
+from sinewich_jax.errors import DataError, did_you_mean
 from sinewich_jax.storage.atomic import is_full_disk
 
 CACHE_ENVIRONMENT = "SINEWICH_CACHE"
@@ -44,8 +44,10 @@ def scenes(
       size: number of scenes; None takes the split's usual number.
       progress: show a progress bar while rendering.
     """
-    from sinewich_jax.data.scenes import PART_CLASSES, SEMSEG_CLASSES, builder
+    from sinewich_jax.data.scenes import PART_CLASSES, SEMSEG_CLASSES, SPLIT_OFFSETS, builder
 
+    if split not in SPLIT_OFFSETS:
+        raise DataError(f"'scenes' have no split {split!r}{did_you_mean(split, SPLIT_OFFSETS)}")
     if size is None:
         if split not in builder.COUNTS:
             raise DataError(

@@ -94,6 +94,15 @@ def test_an_interrupted_preparation_is_never_read(tmp_path, monkeypatch):
     assert len(builder.open(expected, "train")) == 4
 
 
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_scenes_that_a_cache_cleaner_has_cut_are_named(tmp_path, damage):
+    path = builder.prepare(tmp_path, 16, 16, {"train": 2}, progress=False)
+    (shard,) = path.glob("*array_record*")
+    shard.write_bytes(shard.read_bytes()[:1000]) if damage == "cut" else shard.unlink()
+    with pytest.raises(DataError, match=rf"scenes in {path} are damaged .* delete that folder"):
+        builder.open(path, "train")
+
+
 def test_two_processes_that_prepare_at_once_both_succeed(tmp_path, monkeypatch):
     whole, inner = builder.Scenes._example, []
 

@@ -1,0 +1,74 @@
+"""The studies: a cell counts as run only if it has run as its command says today."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sinewich_jax import config as configs
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    from benchmarks import study
+
+    return study
+
+
+def leave(cell, root: Path, config: configs.Config, steps: int | None = None, **files: str) -> None:
+    """Writes what a run of ``cell`` leaves; ``steps`` done when it has results."""
+    directory = cell.directory(root)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(configs.to_dict(config)))
+    if steps is not None:
+        (directory / "results.json").write_text(json.dumps({"steps": steps, "tasks": {}}))
+    for name, text in files.items():
+        (directory / f"{name}.json").write_text(text)
+
+
+def test_a_cell_is_done_when_its_own_config_has_trained_all_steps(study, tmp_path):
+    cell = study.Cell("configs/scenes.py:debug", (("seed", 3), ("task_lr_mult", 2.0)))
+    config = study._config(cell)
+    assert (config.seed, config.task_lr_mult) == (3, 2.0)
+    assert not study.is_done(cell, tmp_path)
+    leave(cell, tmp_path, config)
+    assert not study.is_done(cell, tmp_path)
+    leave(cell, tmp_path, config, steps=config.steps - 1)
+    assert not study.is_done(cell, tmp_path)
+    leave(cell, tmp_path, config, steps=config.steps)
+    assert study.result(cell, tmp_path)["steps"] == config.steps
+    # The file behind the command has changed since.
+    other = configs.from_dict({**configs.to_dict(config), "learning_rate": 0.5})
+    leave(cell, tmp_path, other, steps=config.steps)
+    assert study.result(cell, tmp_path) is None and not study.is_done(cell, tmp_path)
+
+
+def test_a_diverged_cell_is_done_and_is_not_chosen(study, tmp_path, monkeypatch):
+    from benchmarks import study_scenes
+
+    cells = study_scenes.tuning_cells("zero")
+    for number, (rate, cell) in enumerate(cells.items()):
+        config = study._config(cell)
+        if rate == 3.0:
+            leave(cell, tmp_path, config, nan_step_00000229="{}")
+            assert study.diverged(cell, tmp_path) == 229 and study.is_done(cell, tmp_path)
+        else:
+            leave(cell, tmp_path, config, steps=config.steps)
+            path = cell.directory(tmp_path) / "results.json"
+            path.write_text(json.dumps({"steps": config.steps, "tasks": {}, "score": number}))
+    monkeypatch.setattr(study_scenes, "score", lambda results: results["score"])
+    assert study_scenes.tuned("zero", tmp_path) == 1.0
+    table = study_scenes.tuning_table(tmp_path)
+    assert "diverged at step 229" in table and "1 (chosen)" in table
+    (final, *_) = study_scenes.final_cells("zero", tmp_path)
+    assert ("task_lr_mult", 1.0) in final.overrides
+
+
+def test_commands_of_a_cell_are_what_a_user_would_type(study):
+    cell = study.Cell("configs/scenes.py:lora", (("seed", 1),))
+    assert cell.command == "python train.py --config=configs/scenes.py:lora --config.seed=1"
