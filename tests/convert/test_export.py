@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -99,21 +101,26 @@ def test_refusals(tmp_path):
 
 _TRANSFORMERS = """
 import sys, numpy as np, torch, transformers
-folder, image = sys.argv[1:]
+from safetensors.torch import load_file
+folder, image, recipe = sys.argv[1:]
+exec(open(recipe).read())
 model = transformers.SwinModel.from_pretrained(folder, add_pooling_layer=False).eval()
+state = load_file(folder + "/model.safetensors")
+features = task_features(model, state, "layernorm_after", "swin.")
+seen = []
+for layer in model.encoder.layers:
+    layer.blocks[-1].register_forward_hook(
+        lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out))
 with torch.no_grad():
-    seen = []
-    for layer in model.encoder.layers:
-        layer.blocks[-1].register_forward_hook(
-            lambda _m, _i, out: seen.append(out[0] if isinstance(out, tuple) else out))
     model(torch.from_numpy(np.load(image)))
-np.save(image, seen[-1].numpy())
+(first,) = features.values()
+np.savez(folder + "/out.npz", first, seen[-1])
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["hf4", "hf5"])
-def test_transformers_reads_it(tmp_path, family):
+def test_transformers_reads_it_and_the_recipe_of_the_docs_gives_every_feature(tmp_path, family):
     """In a process of its own, because torch and JAX do not share threads well."""
     pytest.importorskip("transformers")
     pytest.importorskip("torch")
@@ -122,11 +129,16 @@ def test_transformers_reads_it(tmp_path, family):
     convert.save_folded(tmp_path / "model.safetensors", folded, family)
     metadata = storage.load_safetensors(tmp_path / "model.safetensors")[1]
     (tmp_path / "config.json").write_text(metadata["config"])
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "weights.md").read_text()
+    (tmp_path / "recipe.py").write_text(re.search(r"```py\n(.*?)```", page, re.DOTALL)[1])
     image = models.image((64, 64))
     np.save(tmp_path / "image.npy", image.transpose(0, 3, 1, 2))
-    command = [sys.executable, "-c", _TRANSFORMERS, str(tmp_path), str(tmp_path / "image.npy")]
+    places = [str(tmp_path / name) for name in ("", "image.npy", "recipe.py")]
+    command = [sys.executable, "-c", _TRANSFORMERS, *places]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    golden = jax.jit(lambda v, x: model.apply(v, x, method="features"))(variables, image)[-1][1]
-    theirs = np.load(tmp_path / "image.npy").reshape(golden.shape)
-    np.testing.assert_allclose(theirs, golden, rtol=0, atol=1e-5 * np.abs(golden).max())
+    golden = jax.jit(lambda v, x: model.apply(v, x, method="features"))(variables, image)
+    theirs = np.load(tmp_path / "out.npz")
+    for stage, feature in enumerate(golden):
+        made = theirs[f"arr_{stage}"].reshape(feature[1].shape)
+        np.testing.assert_allclose(made, feature[1], rtol=0, atol=1e-5 * np.abs(feature[1]).max())
