@@ -15,7 +15,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,8 @@ from sinewich_jax.convert.tables import centre_table, resize_table, window_of
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn.swin import PRESETS, Swin
 from sinewich_jax.storage import arrays
+
+Smaller = Literal["resize", "centre"]
 
 _FLOATS = ("bfloat16", "float16", "float32", "float64")
 _BODY = r"(encoder\.)?layers\.\d.*|patch_embed\..*|embeddings\..*"
@@ -83,13 +85,13 @@ def read_backbone(path: str | os.PathLike[str], preset: str | None = None) -> Im
     """
     if preset is not None and preset not in PRESETS:
         raise ConfigError(f"unknown backbone {preset!r}{did_you_mean(preset, PRESETS)}")
+
+    def choose(found: Swin) -> Swin:
+        name = preset or preset_of(found)
+        return found if name is None else Swin(**PRESETS[name])
+
     source = read_weights(path)
-    target = None if preset is None else Swin(**PRESETS[preset])
-    if target is None:
-        family = recognise(source.tensors, str(path))
-        name = preset_of(read_geometry(source.tensors, family, str(path)))
-        target = None if name is None else Swin(**PRESETS[name])
-    made = convert_state(source.tensors, str(path), swin=target)
+    made = _convert(source.tensors, str(path), choose, "resize")
     return dataclasses.replace(
         made,
         unmatched=(*made.unmatched, *source.others),
@@ -103,7 +105,7 @@ def convert_state(
     where: str = "the state dict",
     *,
     swin: Swin | None = None,
-    smaller: Literal["resize", "centre"] = "resize",
+    smaller: Smaller = "resize",
 ) -> Imported:
     """Turns a state dict of another library into ours.
 
@@ -119,11 +121,22 @@ def convert_state(
       CheckpointError: another architecture, another geometry, keys that are missing or of another
         shape, unknown keys inside the network, or numbers that are not finite.
     """
+    plain = None if swin is None else swin.clone(lora_rank=0, task=None)
+    return _convert(tensors, where, lambda found: plain or found, smaller)
+
+
+def _convert(
+    tensors: Mapping[str, np.ndarray],
+    where: str,
+    choose: Callable[[Swin], Swin],
+    smaller: Smaller,
+) -> Imported:
+    """Reads every parameter of the network that ``choose`` makes of the file's geometry."""
     family = recognise(tensors, where)
     table = rules(family.name, family.depths)
     left_out, unmatched = _sorted_out(tensors, family, table, where)
     found = read_geometry(tensors, family, where)
-    target = found if swin is None else swin.clone(lora_rank=0, task=None)
+    target = choose(found)
     check_geometry(found, target, where)
     shapes = parameter_shapes(target)
     params, resized = {}, []

@@ -9,6 +9,7 @@ the size of its storage, and each storage against the entry that holds it.
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
 
 _ADVICE = "fetch the file again"
 _DEPTH = 4
+# What zipfile raises for directories and headers that make no sense.
+_DAMAGE = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError)
+_DAMAGE += (OverflowError, struct.error)
 
 
 def read_torch(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -42,7 +46,9 @@ def read_torch(path: Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except CheckpointError:
+        raise
+    except _DAMAGE as error:
         raise CheckpointError(
             f"{path} is not a whole zip archive ({error}); it was cut short or damaged, so "
             f"{_ADVICE}"

@@ -243,6 +243,15 @@ def test_the_wrong_preset(tmp_path, tiny_state):
         convert.read_backbone(saved(tmp_path, shallow), "tiny")
 
 
+def test_adapters_of_another_library_are_named(tmp_path, tiny_state):
+    wrapped = {
+        name.replace("qkv.", "qkv.linear.").replace("fc1.", "fc1.linear."): value
+        for name, value in tiny_state.items()
+    }
+    with pytest.raises(CheckpointError, match=r"'layers.*linear.*' inside the network"):
+        convert.read_backbone(saved(tmp_path, wrapped))
+
+
 def test_a_geometry_without_a_backbone_cannot_be_saved(tmp_path):
     made = convert.read_backbone(foreign.FIXTURES / "transformers_swin.bin")
     with pytest.raises(CheckpointError, match=r"embed_dim 8, .* the geometry of no backbone"):

@@ -8,6 +8,8 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sinewich_jax.convert import files
 from sinewich_jax.convert.torch_zip import read_torch
@@ -122,6 +124,20 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     content[content.index(np.full(8, 1.5, np.float32).tobytes()) + 9] ^= 4
     with pytest.raises(CheckpointError, match=r"is not a whole zip archive .*CRC"):
         read_torch(written(tmp_path, bytes(content)))
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_damage_ends_in_one_sentence(tmp_path, data):
+    """Bytes of the headers replaced: arrays or our error, nothing else."""
+    content = bytearray(foreign.torch_file(STATE, "model"))
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(len(content) - 700, len(content) - 1))
+        content[place] = data.draw(st.integers(0, 255))
+    try:
+        files.read_weights(written(tmp_path, bytes(content)))
+    except CheckpointError as error:
+        assert "weights.pth" in str(error)
 
 
 def test_compressed_entries_are_refused(tmp_path):
