@@ -15,7 +15,7 @@ from sinewich_jax.convert import artifact
 from sinewich_jax.core.trees import flatten_paths, unflatten_paths
 from sinewich_jax.errors import CheckpointError, ConfigError
 from sinewich_jax.nn.clock import ClockSpec
-from sinewich_jax.nn.decoder import BASES, DecoderSpec
+from sinewich_jax.nn.decoder import DecoderSpec
 from sinewich_jax.nn.mobilenet import MobileNetV2
 from sinewich_jax.nn.sinewich import MultiTaskModel
 from tests.convert import models
@@ -34,7 +34,13 @@ def whole_model(model: MultiTaskModel, variables, images: np.ndarray) -> dict[st
 
 
 @pytest.mark.parametrize(
-    ("base", "features"), [*((base, "stage") for base in BASES), ("sine", "merged")]
+    ("base", "features"),
+    [
+        ("sine", "stage"),
+        ("independent", "stage"),
+        pytest.param("shared", "stage", marks=pytest.mark.slow),
+        pytest.param("sine", "merged", marks=pytest.mark.slow),
+    ],
 )
 def test_a_predictor_computes_its_task_as_the_model_does(base, features):
     model, variables = models.make("sine", features, base)
