@@ -14,12 +14,13 @@ from sinewich_jax import lazy
 
 __version__ = "0.1.0"
 
-_ROOMS = ("config", "core", "data", "errors", "merging", "nn", "parallel", "report", "storage")
-_ROOMS += ("tasks", "train")
+_ROOMS = ("config", "convert", "core", "data", "errors", "merging", "nn", "parallel", "report")
+_ROOMS += ("storage", "tasks", "train")
 
 if TYPE_CHECKING:
     from sinewich_jax import (  # noqa: F401
         config,
+        convert,
         core,
         data,
         errors,

@@ -24,6 +24,14 @@ VERBS: dict[str, tuple[str, str]] = {
         "sinewich_jax.train.evaluate_verb",
         "score the newest checkpoint of a run and rewrite its results",
     ),
+    "import-backbone": (
+        "sinewich_jax.convert.import_verb",
+        "turn Swin weights of another library into a backbone of this one",
+    ),
+    "export": (
+        "sinewich_jax.train.export_verb",
+        "write one task of a run as plain weights or as a jax.export artefact",
+    ),
 }
 
 

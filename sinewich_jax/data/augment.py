@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
+from sinewich_jax.core.interpolate import Method
 from sinewich_jax.data.labels import kind_of, unit_normals
-from sinewich_jax.data.resize import Method, to_uint8
+from sinewich_jax.data.resize import to_uint8
 from sinewich_jax.data.warp import Sampler, Window
 from sinewich_jax.errors import ConfigError
 

@@ -5,8 +5,8 @@ with neighbours clamped to the border:
 
 * ``linear`` equals OpenCV's INTER_LINEAR, torch's ``bilinear(align_corners=False)`` and
   ``jax.image.resize(..., "linear", antialias=False)``;
-* ``cubic`` uses the kernel of :func:`cubic_weight` with a = -0.75 and equals OpenCV's INTER_CUBIC
-  and torch's ``bicubic`` (JAX's ``"cubic"`` has a = -0.5 and differs);
+* ``cubic`` is the cubic kernel of :mod:`~sinewich_jax.core.interpolate` with a = -0.75 and equals
+  OpenCV's INTER_CUBIC and torch's ``bicubic`` (JAX's ``"cubic"`` has a = -0.5 and differs);
 * ``nearest`` takes the source index ``floor(i * n_in / n_out)``, as OpenCV does (JAX, TensorFlow
   and PIL use the pixel centre instead). It is the rule for label maps.
 
@@ -15,75 +15,19 @@ with neighbours clamped to the border:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from sinewich_jax.core.interpolate import Method, taps
 from sinewich_jax.data.labels import kind_of, unit_normals
 from sinewich_jax.errors import DataError
-
-Method = Literal["linear", "cubic"]
-
-CUBIC_A = -0.75
-"""Slope parameter of the cubic convolution kernel (Keys 1981), the value OpenCV and torch use."""
-
-
-def cubic_weight(distance: np.ndarray, a: float = CUBIC_A) -> np.ndarray:
-    """The cubic convolution kernel.
-
-    ``(a+2)|d|^3 - (a+3)|d|^2 + 1`` for ``|d| <= 1``, ``a(|d|^3 - 5|d|^2 + 8|d| - 4)`` for
-    ``1 < |d| < 2``, else 0 (Keys, "Cubic convolution interpolation", 1981).
-
-    Args:
-      distance: distance from the sample in pixels, any shape.
-      a: slope at ``|d| = 1``.
-
-    Returns:
-      The weight, same shape; the weights of the four neighbours of any point sum to 1.
-    """
-    d = np.abs(distance)
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = a * (((d - 5) * d + 8) * d - 4)
-    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
-
-
-def linear_weight(distance: np.ndarray) -> np.ndarray:
-    """The triangle kernel ``max(0, 1 - |d|)``."""
-    return np.maximum(0.0, 1.0 - np.abs(distance))
 
 
 def nearest_index(n_in: int, n_out: int) -> np.ndarray:
     """Source index ``floor(i * n_in / n_out)`` for every output position, int64 [n_out]."""
     return np.arange(n_out, dtype=np.int64) * n_in // n_out
-
-
-def taps(
-    n_in: int, n_out: int, method: Method, antialias: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
-    """Which input positions make each output position along one axis, and how much of each.
-
-    Args:
-      n_in: input length.
-      n_out: output length.
-      method: ``"linear"`` or ``"cubic"``.
-      antialias: widen the kernel by ``n_in / n_out`` when shrinking.
-
-    Returns:
-      ``(index, weight)``: int64 [n_out, K], clamped to the border, and float64 [n_out, K], rows
-      summing to 1.
-    """
-    kernel, radius = {"linear": (linear_weight, 1), "cubic": (cubic_weight, 2)}[method]
-    ratio = n_in / n_out
-    stretch = max(1.0, ratio) if antialias else 1.0
-    reach = math.ceil(radius * stretch)
-    centre = (np.arange(n_out) + 0.5) * ratio - 0.5
-    offset = np.arange(1 - reach, reach + 1)
-    index = np.floor(centre).astype(np.int64)[:, None] + offset
-    weight = kernel((index - centre[:, None]) / stretch)
-    weight /= weight.sum(axis=1, keepdims=True)
-    return np.clip(index, 0, n_in - 1), weight
 
 
 def _along(array: np.ndarray, axis: int, n_out: int, method: Method, antialias: bool) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sinewich_jax.data.resize import Method, resize_example
+from sinewich_jax.core.interpolate import Method
+from sinewich_jax.data.resize import resize_example
 from sinewich_jax.data.source import DataSource, Example
 from sinewich_jax.errors import DataError
 

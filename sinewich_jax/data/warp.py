@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sinewich_jax.data.resize import Method, cubic_weight
+from sinewich_jax.core.interpolate import Method, cubic_weight
 
 
 @dataclasses.dataclass(frozen=True)

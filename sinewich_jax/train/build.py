@@ -331,6 +331,11 @@ def backbone_weights(config: Config) -> dict[str, Any] | None:
             f"config key 'backbone_weights' names {name!r}, which is no file; expected 'shipped', "
             "'random' or a safetensors file"
         )
+    elif Path(name).suffix in (".bin", ".pt", ".pth"):
+        raise CheckpointError(
+            f"config key 'backbone_weights' names {name!r}, a torch file, expected a safetensors "
+            f"file; make one with 'sinewich import-backbone {name} --out DIR'"
+        )
     flat, _ = arrays.load_safetensors(name)
     return {f"backbone/{key}": leaf for key, leaf in flat.items()}
 
@@ -345,7 +350,8 @@ def _matched(pretrained: dict[str, Any], flat: dict[str, Any]) -> dict[str, jax.
     if missing := sorted(frozen - pretrained.keys()):
         raise CheckpointError(
             f"the backbone weights lack {len(missing)} parameters of the model, the first is "
-            f"{missing[0]!r}; they belong to another backbone"
+            f"{missing[0]!r}; they belong to another backbone, or to another library (see sinewich "
+            "import-backbone)"
         )
     if unknown := sorted(pretrained.keys() - frozen):
         raise CheckpointError(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sinewich_jax.core.interpolate import cubic_weight
 from sinewich_jax.data.augment import Augment, jitter, look_through
-from sinewich_jax.data.resize import cubic_weight
 from sinewich_jax.data.warp import Sampler, Window
 from sinewich_jax.errors import ConfigError
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sinewich_jax.convert.tables import centre_table
 from sinewich_jax.core.random import sample_keys
 from sinewich_jax.core.trees import count, flatten_paths
 from sinewich_jax.errors import ConfigError
@@ -129,7 +130,7 @@ def test_relative_position_index():
     key = "param/layers.0.blocks.0.attn.relative_position_index"
     np.testing.assert_array_equal(index, official.load("swin_w7")[key])
     # a smaller window reads the centre of the table
-    table = official.centred_table(np.arange(9.0)[:, None], 4)[:, 0]
+    table = centre_table(np.arange(9.0)[:, None], 4)[:, 0]
     np.testing.assert_array_equal(
         table[relative_position_index(2, 4)], relative_position_index(2, 2)
     )

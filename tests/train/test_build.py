@@ -132,6 +132,10 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
         init({**flat, "extra": leaf})
     with pytest.raises(CheckpointError, match="of shape"):
         init({**flat, name: np.zeros((*leaf.shape, 2), np.float32)})
+    theirs = tmp_path / "swin.pth"
+    theirs.touch()
+    with pytest.raises(CheckpointError, match=r"a torch file, .* 'sinewich import-backbone .*pth"):
+        build.backbone_weights(dataclasses.replace(config, backbone_weights=str(theirs)))
     with pytest.raises(CheckpointError, match="is no file"):
         build.backbone_weights(dataclasses.replace(config, backbone_weights="nowhere"))
     with pytest.raises(ConfigError, match="no weights are shipped for backbone 'swin_t'"):

@@ -1,0 +1,219 @@
+"""One task of a multi-task Swin as plain weights: its adapters folded into linear maps.
+
+Shared LoRA and task kernels of size 1 are linear maps that are added to a frozen one, so the sum
+is a plain kernel (T-merge). What remains is a Swin without adapters, with one thing beside it. In
+the adapter model the last block of a stage has two MLPs after the same attention:
+
+    feature_s = y_s + mlp_task(norm2(y_s))          what the decoder reads
+    next      = y_s + mlp_shared(norm2(y_s))        what goes on to the next stage
+
+A plain Swin has one. In the last stage nothing goes on, and the task's MLP takes the place of the
+shared one; in every stage before, no weights of a plain Swin give both. There the task's MLP is
+kept beside the network as a branch: two more matrices a stage, under the norm that is there
+already. Methods without task kernels (full fine-tuning, decoder only) have no branches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sinewich_jax.convert.geometry import parameter_shapes
+from sinewich_jax.core import trees
+from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
+from sinewich_jax.nn.sinewich import MultiTaskModel
+from sinewich_jax.nn.swin import Swin
+
+_LORA = re.compile(r"(.*)/lora_(up|down)")
+_TASK = re.compile(r"stage\d+_block\d+/(fc1|fc2)/task/(up|down|gain)")
+_LAYERS = ("fc1", "fc2")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """The backbone of one task without adapters.
+
+    Attributes:
+      swin: the plain network.
+      params: path -> float32 array, every parameter of ``swin``; the very last MLP is the task's.
+      branches: ``stage{s}/{fc1, fc2}/{kernel, bias}`` -> float32 array, the task's MLP in the last
+        block of the stages before the last; empty where all tasks share one stream.
+      task: its name.
+      frequencies: layer -> the task's frequency there (``decoder`` too).
+    """
+
+    swin: Swin
+    params: dict[str, np.ndarray]
+    branches: dict[str, np.ndarray]
+    task: str
+    frequencies: dict[str, float]
+
+
+def fold_task(model: MultiTaskModel, variables: Mapping[str, Any], task: str) -> Folded:
+    """Folds the adapters of one task into the backbone.
+
+    Args:
+      model: a trained multi-task model with a Swin.
+      variables: its ``params`` and, with an anchored start, ``anchor``.
+      task: one of its heads.
+
+    Returns:
+      Plain weights, folded in float64 and rounded once; :func:`folded_features` computes with them
+      what the model gives the decoder, up to float32 rounding.
+
+    Raises:
+      ConfigError: no such task, or a backbone that is no Swin.
+      CheckpointError: a parameter that is no linear map of single tokens.
+    """
+    names = [name for name, _ in model.heads]
+    if task not in names:
+        raise ConfigError(f"the model has no task {task!r}{did_you_mean(task, names)}")
+    backbone = model.backbone
+    if not isinstance(backbone, Swin):
+        raise ConfigError(
+            f"the backbone is a {type(backbone).__name__}, expected a Swin: no other backbone of "
+            "ours has plain weights that another library reads"
+        )
+    plain = backbone.clone(parent=None, lora_rank=0, task=None, dtype=jnp.float32)
+    index = names.index(task)
+    omega = {
+        layer: np.asarray(values)
+        for layer, values in model.apply(variables, method="frequencies").items()
+    }
+    params = _shared(variables["params"]["backbone"], plain, backbone.lora_scale)
+    branches = {}
+    if backbone.task is not None:
+        kernels = _task_kernels(backbone, variables, omega)
+        last = len(backbone.depths) - 1
+        for stage, pair in enumerate(kernels):
+            block = f"stage{stage}_block{backbone.depths[stage] - 1}"
+            for layer, stacked in zip(_LAYERS, pair, strict=True):
+                kernel = np.asarray(stacked[index if len(stacked) > 1 else 0])
+                if stage == last:
+                    params[f"{block}/{layer}/kernel"] = kernel
+                else:
+                    branches[f"stage{stage}/{layer}/kernel"] = kernel
+                    branches[f"stage{stage}/{layer}/bias"] = params[f"{block}/{layer}/bias"]
+    frequencies = {layer: float(values[index]) for layer, values in omega.items()}
+    return Folded(plain, params, branches, task, frequencies)
+
+
+def folded_features(folded: Folded, image: jax.Array) -> list[jax.Array]:
+    """The features of the task, with plain weights alone.
+
+    Args:
+      folded: what :func:`fold_task` returned.
+      image: (B, H, W, 3), normalised.
+
+    Returns:
+      Four arrays (B, h, w, C), finest first, as the adapter model's for this task.
+    """
+    swin, branches = folded.swin, folded.branches
+
+    def walk(model: Swin, image: jax.Array) -> list[jax.Array]:
+        x, outputs = model.embed(image), []
+        for stage, blocks in enumerate(model.blocks):
+            for block in blocks[:-1]:
+                x = block(x)
+            last = blocks[-1]
+            y = last.attend(x)
+            x = feature = last.mlp(y)
+            if f"stage{stage}/fc1/kernel" in branches:
+                feature = y + _branch(branches, stage, last.norm2(y))
+            if stage < len(model.merges):
+                merge = model.merges[stage]
+                x = merge(x)
+                if model.features == "merged":
+                    feature = merge(feature)
+            outputs.append(feature)
+        return outputs
+
+    return swin.apply({"params": trees.unflatten_paths(folded.params)}, image, method=walk)
+
+
+def difference(
+    folded: Folded, model: MultiTaskModel, variables: Mapping[str, Any], image: jax.Array
+) -> float:
+    """The largest difference to the adapter model over the features, relative to their largest.
+
+    Args:
+      folded: what :func:`fold_task` returned for this model.
+      model: the adapter model.
+      variables: its variables.
+      image: (B, H, W, 3), normalised.
+    """
+    index = [name for name, _ in model.heads].index(folded.task)
+    model = model.clone(backbone=model.backbone.clone(dtype=jnp.float32))
+    # Both run once: optimising their machine code takes longer than that saves.
+    once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    golden = once(lambda v, x: model.apply(v, x, method="features"))(variables, image)
+    made = once(lambda x: folded_features(folded, x))(image)
+    worst = 0.0
+    for theirs, ours in zip(golden, made, strict=True):
+        stream = theirs[index if theirs.shape[0] > 1 else 0]
+        gap = jnp.max(jnp.abs(stream - ours)) / jnp.maximum(jnp.max(jnp.abs(stream)), 1e-30)
+        worst = max(worst, float(gap))
+    return worst
+
+
+def _branch(branches: Mapping[str, np.ndarray], stage: int, x: jax.Array) -> jax.Array:
+    k1, b1, k2, b2 = (
+        jnp.asarray(branches[f"stage{stage}/{layer}/{leaf}"])
+        for layer in _LAYERS
+        for leaf in ("kernel", "bias")
+    )
+    return jax.nn.gelu(x @ k1 + b1, approximate=False) @ k2 + b2
+
+
+def _shared(params: Any, plain: Swin, scale: float) -> dict[str, np.ndarray]:
+    """The stream that all tasks share: ``W + scale * D U^T`` wherever there is a LoRA."""
+    flat = {path: np.asarray(leaf) for path, leaf in trees.flatten_paths(params).items()}
+    shapes = parameter_shapes(plain)
+    for path in flat:
+        if path not in shapes and not _LORA.fullmatch(path) and not _TASK.fullmatch(path):
+            raise CheckpointError(
+                f"the backbone parameter {path!r} cannot be folded into a plain Swin; expected "
+                "shared LoRA and task kernels of size 1, which are linear maps of single tokens "
+                "(kernels over neighbours and tokens in the windows are not)"
+            )
+    if missing := sorted(shapes.keys() - flat.keys()):
+        raise CheckpointError(
+            f"the backbone lacks {missing[0]!r}, which a plain Swin has; its adapters cannot be "
+            "folded"
+        )
+    folded = {}
+    for path in shapes:
+        leaf = flat[path]
+        module = path.removesuffix("/kernel")
+        if f"{module}/lora_down" in flat:
+            down, up = (flat[f"{module}/lora_{side}"].astype(np.float64) for side in ("down", "up"))
+            leaf = leaf + scale * (down @ up.T)
+        folded[path] = leaf.astype(np.float32)
+    return folded
+
+
+def _task_kernels(
+    backbone: Swin, variables: Mapping[str, Any], omega: Mapping[str, np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The kernels (S, in, out) of fc1 and fc2 in each stage's last block, by the model's rule."""
+
+    def gather(model: Swin) -> list[tuple[jax.Array, jax.Array]]:
+        return [
+            tuple(
+                getattr(blocks[-1], layer).task_kernels(omega.get(f"stage{stage}/{layer}"))
+                for layer in _LAYERS
+            )
+            for stage, blocks in enumerate(model.blocks)
+        ]
+
+    # Names that this version does not know were refused before, so these are all of its kernels.
+    own = {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
+    made = backbone.clone(parent=None, dtype=jnp.float32).apply(own, method=gather)
+    return jax.device_get(made)
