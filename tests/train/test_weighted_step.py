@@ -57,7 +57,15 @@ def run(name: str, devices: int = 1, **mesh: int) -> list[dict[str, float]]:
     return lines
 
 
-@pytest.mark.parametrize("name", weighting.names())
+# One of each kind in the fast tier: constant, of losses with a state, of gradients, looking back.
+QUICK = ("fixed", "dwa", "cagrad", "famo")
+EACH = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in weighting.names()
+]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_eight_devices_weigh_as_one(name):
     alone, spread = run(name), run(name, 8, data=4, model=2)
     assert all(np.isfinite(list(line.values())).all() for line in alone)
