@@ -77,9 +77,10 @@ class Config:
       tasks: task names, in the order of every task axis.
       channels: pairs of task and head width, where a data set differs from the task's default
         (ccp has 16 classes); checked against the data.
-      depth_unit: unit of the depth files of a folder: ``"m"``, ``"cm"``, ``"mm"``; None takes
-        metres in ``.npy``, millimetres in PNG.
-      allow_missing: images of a folder may lack the label of a task, which then counts nowhere.
+      depth_unit: unit of the depth files of a folder or of ``nyud_mt``; None lets the set decide (a
+        folder: metres in ``.npy``, millimetres in PNG).
+      depth_target: what depth means where a set offers a choice (``cityscapes_mt``).
+      allow_missing: images may lack the label of a task, which then counts nowhere.
       loss_weights: pairs of task and weight; a task not named keeps its own default.
       weighting: how the losses become one step, a name of ``core.weighting``. Losses come to it
         times their ``loss_weights``, which bring them to one scale; ``"fixed"`` adds them up as
@@ -134,6 +135,7 @@ class Config:
     tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
     channels: tuple[tuple[str, int], ...] = ()
     depth_unit: str | None = None
+    depth_target: str | None = None
     allow_missing: bool = False
     loss_weights: tuple[tuple[str, float], ...] = ()
     weighting: str = "fixed"

@@ -371,13 +371,15 @@ def open_source(config: Config, part: str) -> data.DataSource:
     """Opens the ``train`` or ``eval`` part of the config's data set.
 
     Raises:
-      ConfigError: the data set has no option ``depth_unit`` or ``allow_missing``.
+      ConfigError: the data set has no option that is asked for (``depth_unit``, ``allow_missing``,
+        ``depth_target``).
       DataError: the data is absent or not what it should be.
     """
     training = part == "train"
     # Given only where they are asked for, because most sets have no such option.
     options: dict[str, Any] = {"allow_missing": True} if config.allow_missing else {}
     options |= {"depth_unit": config.depth_unit} if config.depth_unit else {}
+    options |= {"target": config.depth_target} if config.depth_target else {}
     return data.load(
         config.data,
         "train" if training else config.eval_split or data.default_eval_split(config.data),

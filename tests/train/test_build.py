@@ -189,6 +189,28 @@ def test_given_sources_are_used_instead_of_the_named_data_set():
         _ = build.experiment(wanted, own).train_source
 
 
+def test_options_reach_the_data_set_that_has_them_and_no_other(monkeypatch):
+    data.names()  # so that the built-in sets are in the copy
+    for table in ("_OPENERS", "_EVAL_SPLITS"):
+        monkeypatch.setattr(data.registry, table, dict(getattr(data.registry, table)))
+    asked = {}
+
+    @data.register("asked", eval_split="train")
+    def open_asked(split, data_dir=None, depth_unit=None, allow_missing=False, target=None):
+        asked.update(depth_unit=depth_unit, allow_missing=allow_missing, target=target)
+        return small_scenes()
+
+    plain = dataclasses.replace(get_config("debug"), data="asked", train_size=None)
+    build.open_source(plain, "train")
+    assert asked == {"depth_unit": None, "allow_missing": False, "target": None}
+    said = {"depth_unit": "mm", "allow_missing": True, "depth_target": "depth_m"}
+    build.open_source(dataclasses.replace(plain, **said), "eval")
+    assert asked == {"depth_unit": "mm", "allow_missing": True, "target": "depth_m"}
+    for key, value in said.items():
+        with pytest.raises(ConfigError, match="'scenes' has no option"):
+            build.open_source(dataclasses.replace(get_config("debug"), **{key: value}), "train")
+
+
 def test_a_source_of_other_classes_than_the_head_is_refused():
     config = dataclasses.replace(get_config("debug"), channels=(("semseg", 5),))
     with pytest.raises(ConfigError, match=r"the train source .* channels\.semseg=8"):
