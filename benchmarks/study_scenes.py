@@ -38,7 +38,7 @@ GRIDS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "lora": (_ADAPTERS, (0.3, 1.0, 3.0)),
     "lora_gain": (_ADAPTERS, (0.3, 1.0, 3.0)),
     "lora_split": (_ADAPTERS, (0.3, 1.0, 3.0)),
-    "decoder_only": (("learning_rate",), (1e-3, 3e-3, 1e-2)),
+    "decoder_only": (("learning_rate",), (1e-3, 3e-3, 1e-2, 3e-2)),
 }
 # Rows that are there for comparison and take their rate from elsewhere.
 BORROWED = {"random_backbone": "sinewich", "scratch": None, "full_ft": None}
