@@ -281,8 +281,9 @@ INTRODUCTION = """# Six tasks on procedural scenes
 Made by `python -m benchmarks.study_scenes`; every number is read from the runs' `results.json`.
 Mean and sample standard deviation over {seeds} seeds on the `test` split (256 scenes of 64 x 64
 pixels whose seeds no other split shares). A method runs at its own learning rate, chosen on `val`
-with another seed, once its grid (last table) has run; until then, marked †, at the config's. One
-cell of the default row:
+with another seed, once its grid (last table) has run; until then, marked †, at the config's. The
+grids are over the rate of what a method adds: the decoder, which all share, learns at the config's
+rate everywhere but in "decoder only", which has nothing else to tune. One cell of the default row:
 
     {command}
 
