@@ -19,9 +19,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
-import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
+from sinewich_jax.data import prepare as preparing
 from sinewich_jax.data.archives import records
 from sinewich_jax.data.archives.layouts import at_root, find_tree, reader_class
 from sinewich_jax.data.archives.reader import Reader
@@ -184,11 +183,6 @@ def _config_name(name: str, tree: Tree, split: str, options: Mapping[str, Any]) 
     return f"{split}-{hashlib.sha256(mark.encode()).hexdigest()[:16]}"
 
 
-def is_prepared(path: pathlib.Path) -> bool:
-    """Whether a directory holds a prepared split."""
-    return (path / "dataset_info.json").exists()
-
-
 def prepare(
     name: str,
     tree: Tree,
@@ -198,9 +192,6 @@ def prepare(
     progress: bool = True,
 ) -> pathlib.Path:
     """Prepares a split unless it is already there.
-
-    TFDS writes into a directory of its own and renames it when all is written, so an interrupted
-    preparation is started again and never read.
 
     Args:
       name: of the data set.
@@ -218,41 +209,16 @@ def prepare(
     """
     options = dict(options or {})
     path = prepared_path(name, tree, split, options, cache)
-    if is_prepared(path):
+    if preparing.is_prepared(path):
         return path
     reader = reader_class(name)(at_root(name, tree), **options)
     config = ArchiveConfig(
         name=_config_name(name, tree, split, options), reader=reader, splits=(split,)
     )
     reader.ids(split)  # An unknown split is refused before anything is written.
-    with _quiet():
-        builder = BUILDERS[name](
+    return preparing.prepare(
+        lambda: BUILDERS[name](
             data_dir=os.fspath(_root(cache)), config=config, file_format="array_record"
-        )
-        builder.progress = progress
-        download_config = tfds.download.DownloadConfig(
-            try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP
-        )
-        try:
-            builder.download_and_prepare(download_config=download_config)
-        except OSError:
-            # Another process that prepared the same was first to rename its directory; which bits
-            # are there does not depend on who wrote them.
-            if not is_prepared(path):
-                raise
-    return path
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TFDS from announcing downloads, custom configs and two bars for what is one loop."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.enable_progress_bar()
-        logger.setLevel(level)
+        ),
+        progress,
+    )

@@ -18,6 +18,7 @@ from sinewich_jax.data.archives import builder, records
 from sinewich_jax.data.archives.layouts import at_root, find_place, reader_class
 from sinewich_jax.data.cache import CACHE_ENVIRONMENT
 from sinewich_jax.data.files import read_image
+from sinewich_jax.data.prepare import is_prepared
 from sinewich_jax.data.source import Example
 from sinewich_jax.errors import DataError
 from sinewich_jax.storage.atomic import is_full_disk
@@ -106,7 +107,7 @@ def open(
       DataError: the directory is no prepared archive.
     """
     path = pathlib.Path(path)
-    if not builder.is_prepared(path):
+    if not is_prepared(path):
         raise DataError(f"{path} is no prepared archive: call prepare() and pass what it returns")
     return ArchiveSource(path, split, tasks)
 
@@ -142,7 +143,7 @@ def open_archive(
     """
     with find_place(name, data_dir) as tree:
         path = builder.prepared_path(name, tree, split, options, cache)
-        if not builder.is_prepared(path):
+        if not is_prepared(path):
             reader = reader_class(name)(at_root(name, tree), **options)
             # What the list of files tells is told before the work.
             _check(reader.tasks, reader.absent(reader.ids(split)), tasks, allow_missing, name)

@@ -15,11 +15,9 @@ This module imports TFDS; the package does not import this module.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import io
-import logging
 import os
 import pathlib
 import types
@@ -31,6 +29,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
+from sinewich_jax.data import prepare as preparing
 from sinewich_jax.data.scenes.render import TASKS, render
 from sinewich_jax.data.scenes.sampling import FORMAT, SPLIT_OFFSETS, sample_scene
 from sinewich_jax.data.scenes.types import PART_CLASSES, SEMSEG_CLASSES
@@ -179,9 +178,6 @@ def prepare(
 ) -> pathlib.Path:
     """Renders the data set unless it is already there.
 
-    TFDS writes into a directory of its own and renames it when all is written, so an interrupted
-    preparation is started again and never read.
-
     Args:
       data_dir: where data sets live.
       height: pixels.
@@ -193,41 +189,10 @@ def prepare(
       The directory of the prepared data set, for `open`.
     """
     wanted = config(height, width, counts)
-    with _quiet():
-        builder = Scenes(data_dir=os.fspath(data_dir), config=wanted, file_format="array_record")
-        path = pathlib.Path(builder.data_dir)
-        if not _is_prepared(path):
-            builder.progress = progress
-            download_config = tfds.download.DownloadConfig(
-                try_download_gcs=False, compute_stats=tfds.download.ComputeStatsMode.SKIP
-            )
-            try:
-                builder.download_and_prepare(download_config=download_config)
-            except OSError:
-                # Another process that rendered the same scenes was first to rename its directory;
-                # which bits are there does not depend on who wrote them.
-                if not _is_prepared(path):
-                    raise
-    return path
-
-
-def _is_prepared(path: pathlib.Path) -> bool:
-    return (path / "dataset_info.json").exists()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps TFDS from announcing downloads, custom configs and two bars for what is one loop."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.enable_progress_bar()
-        logger.setLevel(level)
+    return preparing.prepare(
+        lambda: Scenes(data_dir=os.fspath(data_dir), config=wanted, file_format="array_record"),
+        progress,
+    )
 
 
 class SceneSource:
@@ -306,7 +271,7 @@ def open(path: str | os.PathLike, split: str) -> SceneSource:
       DataError: when the directory is no prepared data set, has no such split, or is damaged.
     """
     path = pathlib.Path(path)
-    if not _is_prepared(path):
+    if not preparing.is_prepared(path):
         raise DataError(f"{path} holds no prepared scenes: call prepare() and pass what it returns")
     builder = tfds.builder_from_directory(path)
     name = split.split("[")[0]

@@ -13,6 +13,7 @@ import pytest
 import sinewich_jax.data as data
 from sinewich_jax.data.archives import builder, source
 from sinewich_jax.data.archives.layouts import find_tree, reader_class
+from sinewich_jax.data.prepare import quiet
 from sinewich_jax.data.views import Cached
 from sinewich_jax.errors import ConfigError, DataError
 from tests.data.archives.trees import (
@@ -338,7 +339,7 @@ def test_tfds_finds_the_builders_and_their_manual_directory(tmp_path, monkeypatc
     tfds = builder.tfds
     (tmp_path / "manual").mkdir()
     pack(nyud(tmp_path / "NYUD_MT"), tmp_path / "manual/NYUD_MT.tar")
-    with builder._quiet():
+    with quiet():
         made = tfds.builder("nyud_mt", data_dir=str(tmp_path / "out"), file_format="array_record")
         made.download_and_prepare(
             download_config=tfds.download.DownloadConfig(manual_dir=str(tmp_path / "manual"))
