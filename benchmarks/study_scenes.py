@@ -33,7 +33,7 @@ TASKS = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
 # the rate of what they train.
 _ADAPTERS = ("task_lr_mult", "adapter_lr_mult")
 GRIDS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
-    "sinewich": (("task_lr_mult",), (1.0, 4.0, 10.0)),
+    "sinewich": (("task_lr_mult",), (1.0, 4.0, 10.0, 25.0)),
     "zero": (_ADAPTERS, (0.3, 1.0, 3.0)),
     "lora": (_ADAPTERS, (0.3, 1.0, 3.0)),
     "lora_gain": (_ADAPTERS, (0.3, 1.0, 3.0)),
@@ -283,7 +283,8 @@ Mean and sample standard deviation over {seeds} seeds on the `test` split (256 s
 pixels whose seeds no other split shares). A method runs at its own learning rate, chosen on `val`
 with another seed, once its grid (last table) has run; until then, marked †, at the config's. The
 grids are over the rate of what a method adds: the decoder, which all share, learns at the config's
-rate everywhere but in "decoder only", which has nothing else to tune. One cell of the default row:
+rate everywhere but in "decoder only", which has nothing else to tune and whose best rate on `val`
+was the reason for the config's. One cell of the default row:
 
     {command}
 

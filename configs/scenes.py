@@ -39,6 +39,7 @@ BASE = {
     "decoder_position": True,
     "learning_rate": 3e-3,
     "task_lr_mult": 4.0,
+    "decoder_lr_mult": 3.0,
     "weight_decay": 0.01,
     "warmup_steps": 50,
     "steps": 1200,

@@ -111,6 +111,7 @@ class Config:
       learning_rate: peak rate.
       adapter_lr_mult: factor on it for the shared LoRA factors.
       task_lr_mult: factor on it for the factors of the task kernels.
+      decoder_lr_mult: factor on it for the decoder, whose start is random.
       warmup_steps: steps of linear warm-up before the cosine.
       weight_decay: decoupled weight decay of kernels.
       clip_norm: largest global gradient norm.
@@ -164,6 +165,7 @@ class Config:
     learning_rate: float = 1e-3
     adapter_lr_mult: float = 1.0
     task_lr_mult: float = 1.0
+    decoder_lr_mult: float = 1.0
     warmup_steps: int = 20
     weight_decay: float = 0.05
     clip_norm: float = 5.0
@@ -216,6 +218,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "learning_rate": (0, math.inf),
     "adapter_lr_mult": (0, math.inf),
     "task_lr_mult": (0, math.inf),
+    "decoder_lr_mult": (0, math.inf),
     "warmup_steps": (0, math.inf),
     "weight_decay": (0, math.inf),
     "clip_norm": (1e-12, math.inf),

@@ -152,7 +152,7 @@ class Experiment:
         return {**variables, "params": {**variables["params"], "decoder": decoder}}
 
     def optimizer(self, config: Config, abstract_params: Any) -> optax.GradientTransformation:
-        """AdamW with a cosine, a rate of its own for adapters, and decay of plain kernels only.
+        """AdamW with a cosine, rates of their own for adapters and decoder, decay of plain kernels.
 
         Neither the clock nor the task kernels decay: pulling an anchored kernel towards zero would
         pull it away from its anchor.
@@ -167,6 +167,7 @@ class Experiment:
         multipliers = (
             (r"backbone/.*/task/.*", config.task_lr_mult),
             (r"backbone/.*/lora_(up|down)", config.adapter_lr_mult),
+            (r"decoder/.*", config.decoder_lr_mult),
             (r".*", 1.0),
         )
 

@@ -242,6 +242,7 @@ def test_rates_and_decay_follow_the_kind_of_parameter():
         warmup_steps=0,
         adapter_lr_mult=2.0,
         task_lr_mult=5.0,
+        decoder_lr_mult=3.0,
     )
     made = build.experiment(config)
     square = np.ones((2, 2), np.float32)
@@ -260,7 +261,7 @@ def test_rates_and_decay_follow_the_kind_of_parameter():
             "backbone/b/fc1/lora_up": 2 * decay,
             "backbone/b/fc1/task/up": 0.0,
             "clock/tokens": 0.0,
-            "decoder/base": decay,
+            "decoder/base": 3 * decay,
             "decoder/norm/scale": 0.0,
         }
     )
@@ -271,4 +272,5 @@ def test_rates_and_decay_follow_the_kind_of_parameter():
     flat = {path: -float(np.max(leaf)) for path, leaf in trees.flatten_paths(updates).items()}
     assert flat["backbone/b/fc1/lora_up"] == pytest.approx(2.0, rel=1e-3)
     assert flat["backbone/b/fc1/task/up"] == pytest.approx(5.0, rel=1e-3)
-    assert flat["decoder/base"] == pytest.approx(1.0, rel=1e-3)
+    assert flat["decoder/base"] == pytest.approx(3.0, rel=1e-3)
+    assert flat["clock/tokens"] == pytest.approx(1.0, rel=1e-3)
