@@ -38,7 +38,7 @@ BASE = {
     "decoder_hidden": 64,
     "decoder_position": True,
     "learning_rate": 3e-3,
-    "task_lr_mult": 4.0,
+    "task_lr_mult": 10.0,
     "decoder_lr_mult": 3.0,
     "weight_decay": 0.01,
     "warmup_steps": 50,
