@@ -18,7 +18,18 @@ from typing import Any, Literal, Union
 from sinewich_jax.errors import ConfigError, did_you_mean
 
 Method = Literal[
-    "sinewich", "decoder_only", "lora", "lora_gain", "lora_split", "full_ft", "scratch"
+    "sinewich",
+    "lora",
+    "lora_gain",
+    "lora_split",
+    "lora_task",
+    "sine_lora",
+    "mtlora",
+    "mtlora_plus",
+    "tadformer",
+    "decoder_only",
+    "full_ft",
+    "scratch",
 ]
 Group = Literal["norms", "patch_embed", "bias_table", "merging", "all"]
 
@@ -93,10 +104,21 @@ class Config:
       method: what adapts the backbone.
       start: ``"anchored"`` (modulation of order one at once) or ``"zero"`` (as published).
       rank: adapter rank; twelve divides by six tasks, as ``lora_split`` needs.
+      task_rank: rank of the tasks' own updates in ``mtlora``.
+      filter: taps of the tasks' filters in ``tadformer``: ``"dynamic"`` (the paper) or ``"static"``
+        (the authors' release).
       scale: multiplier of every adapter's output.
       modulation: modulation index ``mean(omega) * std(kernel)`` at an anchored start.
+      kernel_size: spatial size k of the task kernels.
+      conv_mode: the k x k kernel W between the factors works ``"depthwise"`` or is ``"full"``.
+      kernel_base: one kernel that all tasks modulate, or an independent one for each.
+      lowpass: smooth modulated kernels over their channels (7 taps, sigma 1), the decoder's too.
+      tokens: task tokens only ``"condition"`` the clock, or join the windows of a Swin (``"vpt"``).
+      clock_hidden: width of a hidden layer in the clock; None for a single layer.
       clock: frequencies from task tokens, as free scalars, or constant.
       frequency_scope: one set of frequencies, one a stage, or one a layer.
+      features: the decoder reads each stage of a Swin before (``"stage"``) or after patch merging
+        (``"merged"``, as MTLoRA does).
       decoder_channels: projection width of each of the four scales.
       decoder_hidden: width of the shared decoder convolution; None is four times that of its
         input.
@@ -148,10 +170,19 @@ class Config:
     method: Method = "sinewich"
     start: Literal["anchored", "zero"] = "anchored"
     rank: int = 12
+    task_rank: int = 4
+    filter: Literal["dynamic", "static"] = "dynamic"
     scale: float = 4.0
     modulation: float = 2.0
+    kernel_size: Literal[1, 3, 5, 7] = 1
+    conv_mode: Literal["depthwise", "full"] = "depthwise"
+    kernel_base: Literal["shared", "independent"] = "shared"
+    lowpass: bool = False
+    tokens: Literal["condition", "vpt"] = "condition"
+    clock_hidden: int | None = None
     clock: Literal["net", "free", "fixed"] = "net"
     frequency_scope: Literal["global", "stage", "layer"] = "global"
+    features: Literal["stage", "merged"] = "stage"
     decoder_channels: tuple[int, ...] = (18, 36, 72, 144)
     decoder_hidden: int | None = None
     decoder_position: bool = False
@@ -211,6 +242,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "train_size": (1, math.inf),
     "eval_size": (1, math.inf),
     "rank": (1, math.inf),
+    "task_rank": (1, math.inf),
+    "clock_hidden": (1, math.inf),
     "modulation": (0, math.inf),
     "decoder_channels": (1, math.inf),
     "decoder_hidden": (1, math.inf),

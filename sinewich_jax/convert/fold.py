@@ -28,8 +28,10 @@ import numpy as np
 from sinewich_jax.convert.geometry import parameter_shapes
 from sinewich_jax.core import trees
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
+from sinewich_jax.nn.blocks import Maps
 from sinewich_jax.nn.sinewich import MultiTaskModel
 from sinewich_jax.nn.swin import Swin
+from sinewich_jax.nn.task_kernel import TaskSpec
 
 _LORA = re.compile(r"(.*)/lora_(up|down)")
 _TASK = re.compile(r"stage\d+_block\d+/(fc1|fc2)/task/(up|down|gain)")
@@ -81,7 +83,14 @@ def fold_task(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
             f"the backbone is a {type(backbone).__name__}, expected a Swin: no other backbone of "
             "ours has plain weights that another library reads"
         )
-    plain = backbone.clone(parent=None, lora_rank=0, task=None, dtype=jnp.float32)
+    if obstacle := _obstacle(backbone):
+        raise ConfigError(
+            f"{obstacle}, so no plain Swin computes what task {task!r} does; expected shared LoRA "
+            "and task kernels of size 1"
+        )
+    plain = backbone.clone(
+        parent=None, lora_rank=0, lora_merging=False, task=None, dtype=jnp.float32
+    )
     index = names.index(task)
     omega = {
         layer: np.asarray(values)
@@ -121,9 +130,9 @@ def folded_features(folded: Folded, image: jax.Array) -> list[jax.Array]:
         x, outputs = model.embed(image), []
         for stage, blocks in enumerate(model.blocks):
             for block in blocks[:-1]:
-                x = block(x)
+                x = block(Maps(x)).pixels
             last = blocks[-1]
-            y = last.attend(x)
+            y = last.attend(Maps(x)).pixels
             x = feature = last.mlp(y)
             if f"stage{stage}/fc1/kernel" in branches:
                 feature = y + _branch(branches, stage, last.norm2(y))
@@ -199,6 +208,18 @@ def _shared(params: Any, plain: Swin, scale: float) -> dict[str, np.ndarray]:
     return folded
 
 
+def _obstacle(backbone: Swin) -> str | None:
+    """Why the adapters of this backbone are no linear maps of single positions, or None."""
+    if backbone.prompts:
+        return "task tokens take part in the attention of this model"
+    if backbone.task is not None and not isinstance(backbone.task, TaskSpec):
+        return f"the tasks of this model part by {type(backbone.task).__name__}"
+    if backbone.task is not None and backbone.task.kernel_size > 1:
+        size = backbone.task.kernel_size
+        return f"the task kernels of this model are {size} x {size} convolutions"
+    return None
+
+
 def _task_kernels(
     backbone: Swin, variables: Mapping[str, Any], omega: Mapping[str, np.ndarray]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -207,7 +228,7 @@ def _task_kernels(
     def gather(model: Swin) -> list[tuple[jax.Array, jax.Array]]:
         return [
             tuple(
-                getattr(blocks[-1], layer).task_kernels(omega.get(f"stage{stage}/{layer}"))
+                getattr(blocks[-1], layer).task_maps(omega.get(f"stage{stage}/{layer}")).kernel
                 for layer in _LAYERS
             )
             for stage, blocks in enumerate(model.blocks)

@@ -33,19 +33,25 @@ def frequencies(
     scale: jax.Array | float,
     shift: jax.Array | float,
     offset: jax.Array | float = 0.0,
+    readout: jax.Array | None = None,
 ) -> jax.Array:
     """``omega_t = scale * (tanh(relu(p_t) @ weights + offset_t) + shift)``.
 
+    With a ``readout`` the net has a hidden layer: ``tanh(relu(relu(p) @ weights) @ readout + o)``.
+
     Args:
       tokens: (T, C), the tokens ``p_t``.
-      weights: (C,) or (C, 1), shared by the tasks.
+      weights: (C,) or (C, 1), shared by the tasks; (C, h) with a readout.
       scale: ``s > 0``.
       shift: ``c > 1``.
       offset: (T,), constants ``o_t`` that spread the tasks at the start.
+      readout: (h,), or None for the published single layer.
 
     Returns:
       (T,) frequencies between ``bounds(scale, shift)``.
     """
+    if readout is not None:
+        tokens, weights = jnp.matmul(jax.nn.relu(tokens), weights, precision="highest"), readout
     weights = jnp.asarray(weights)
     if weights.ndim == 2 and weights.shape[1] == 1:
         weights = weights[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from sinewich_jax.core import clock
 from sinewich_jax.errors import ConfigError, did_you_mean
 from sinewich_jax.nn.layers import trunc_normal
+from sinewich_jax.nn.tokens import task_tokens
 
 Array = jax.Array
 
@@ -26,7 +28,9 @@ class ClockSpec:
       scope: ``global`` (one table for the model), ``stage`` or ``layer``.
       scale: initial s; frequencies stay within ``(s (c - 1), s (c + 1))``.
       shift: initial c.
-      token_dim: width of the task tokens.
+      token_dim: width of the task tokens, where they are the clock's own.
+      hidden: width of a hidden layer of each net; None for the published single layer. With it
+        the last of the layers (the decoder) reads the table of the one before.
     """
 
     num_tasks: int
@@ -35,6 +39,7 @@ class ClockSpec:
     scale: float = 0.5
     shift: float = 2.0
     token_dim: int = 24
+    hidden: int | None = None
 
     def __post_init__(self) -> None:
         """Rejects words that name no clock."""
@@ -51,13 +56,6 @@ class ClockSpec:
         return self.scale * self.shift
 
 
-def _ones_around(mean: float, std: float) -> nn.initializers.Initializer:
-    def init(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-        return mean + std * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
-
-    return init
-
-
 class Clock(nn.Module):
     """Frequencies (T,) for each of ``layers``.
 
@@ -70,30 +68,30 @@ class Clock(nn.Module):
     layers: tuple[str, ...]
 
     @nn.compact
-    def __call__(self) -> dict[str, Array]:
-        """One (T,) array a layer; layers of one scope share the same array."""
+    def __call__(self, lifted: Sequence[Array] | None = None) -> dict[str, Array]:
+        """The frequencies.
+
+        Args:
+          lifted: the tokens at the width of every stage, (T, C_i) each, if the tasks' tokens live
+            in the backbone; None for tokens of the clock's own.
+
+        Returns:
+          One (T,) array a layer; layers of one scope share the same array.
+        """
         spec = self.spec
         stages = {layer: layer.split("/")[0] for layer in self.layers}
         table_of = clock.assign_clocks(spec.scope, stages)
-        if spec.kind == "net":
-            # Mean and standard deviation one, as the tokens of the method's ancestor.
+        if spec.hidden and len(self.layers) > 1:
+            *before, last = self.layers
+            table_of[last] = table_of[before[-1]]
+        if spec.kind == "net" and lifted is None:
             shape = (spec.num_tasks, spec.token_dim)
-            tokens = self.param("tokens", _ones_around(1.0, 1.0), shape)
+            lifted = [self.param("tokens", task_tokens, shape)]
         tables = {}
         for name in dict.fromkeys(table_of.values()):
             key = name.replace("/", "_")
             if spec.kind == "net":
-                tables[name] = clock.frequencies(
-                    tokens,
-                    self.param(f"weights_{key}", trunc_normal, (spec.token_dim,)),
-                    clock.positive(
-                        self._scalar(f"scale_{key}", clock.positive_inverse, spec.scale)
-                    ),
-                    clock.above_one(
-                        self._scalar(f"shift_{key}", clock.above_one_inverse, spec.shift)
-                    ),
-                    clock.spread_offsets(spec.num_tasks),
-                )
+                tables[name] = self._net(key, _tokens_of(name, lifted))
                 continue
             start = clock.spread_frequencies(spec.num_tasks, spec.scale, spec.shift)
             if spec.kind == "free":
@@ -101,5 +99,29 @@ class Clock(nn.Module):
             tables[name] = start
         return {layer: tables[table] for layer, table in table_of.items()}
 
+    def _net(self, key: str, tokens: Array) -> Array:
+        spec, width = self.spec, tokens.shape[1]
+        shape = (width, spec.hidden) if spec.hidden else (width,)
+        readout = None
+        weights = self.param(f"weights_{key}", trunc_normal, shape)
+        if spec.hidden:
+            readout = self.param(f"readout_{key}", trunc_normal, (spec.hidden,))
+        return clock.frequencies(
+            tokens,
+            weights,
+            clock.positive(self._scalar(f"scale_{key}", clock.positive_inverse, spec.scale)),
+            clock.above_one(self._scalar(f"shift_{key}", clock.above_one_inverse, spec.shift)),
+            clock.spread_offsets(spec.num_tasks),
+            readout,
+        )
+
     def _scalar(self, name: str, inverse, value: float) -> Array:
         return self.param(name, lambda _: inverse(value).astype(jnp.float32))
+
+
+def _tokens_of(table: str, lifted: Sequence[Array]) -> Array:
+    """The tokens that a table reads: those of its stage; the decoder's are those of the last."""
+    stage = table.split("/")[0].removeprefix("stage")
+    if len(lifted) == 1 or table == "global":
+        return lifted[0]
+    return lifted[int(stage)] if stage.isdigit() else lifted[-1]

@@ -1,7 +1,8 @@
-"""Convolutions of mobile networks: full, depthwise, and the activation between them."""
+"""Convolutions: of task kernels, and of mobile networks with their activation."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,35 @@ Dtype = Any
 def relu6(x: Array) -> Array:
     """``min(max(x, 0), 6)``."""
     return jnp.clip(x, 0, 6)
+
+
+def conv_same(x: Array, kernel: Array) -> Array:
+    """A k x k convolution with stride one and zero padding, as a sum of k * k shifted products.
+
+    Batched over tasks, a convolution becomes a grouped one, which compilers for CPU run slowly;
+    products batch as products everywhere. Sums are in float32.
+
+    Args:
+      x: (..., H, W, in).
+      kernel: (k, k, in, out), k odd.
+
+    Returns:
+      (..., H, W, out) in the dtype of ``x``.
+    """
+    size = kernel.shape[0]
+    height, width = x.shape[-3:-1]
+    margin = (size // 2, size // 2)
+    padded = jnp.pad(x, (*[(0, 0)] * (x.ndim - 3), margin, margin, (0, 0)))
+    products = (
+        jnp.matmul(
+            padded[..., row : row + height, column : column + width, :],
+            kernel[row, column],
+            preferred_element_type=jnp.float32,
+        )
+        for row in range(size)
+        for column in range(size)
+    )
+    return functools.reduce(jnp.add, products).astype(x.dtype)
 
 
 class Conv(nn.Module):

@@ -99,7 +99,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, features: list[Array], omega: Array, *, train: bool = False
+        self, features: list[Array], omega: Array | None, *, train: bool = False
     ) -> dict[str, Array]:
         """Heads of all tasks.
 

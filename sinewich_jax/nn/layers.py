@@ -15,6 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sinewich_jax.core import sine
+from sinewich_jax.nn.convolutions import conv_same
+from sinewich_jax.nn.streams import repeat
 from sinewich_jax.nn.task_kernel import TaskKernel, TaskSpec
 
 Array = jax.Array
@@ -36,7 +39,7 @@ class Dense(nn.Module):
     """A linear map on the last axis, with an optional shared LoRA and an optional task part.
 
     ``y = x W + b + lora_scale * (x D) U^T`` with ``D`` (in, r) and ``U`` (out, r). The task part
-    does not act in :meth:`__call__`; :meth:`task_kernels` returns the merged kernel of each task.
+    does not act in :meth:`__call__`; :meth:`task_maps` returns the map of each task.
 
     Attributes:
       in_features: width of the input.
@@ -44,6 +47,8 @@ class Dense(nn.Module):
       use_bias: whether there is a bias.
       lora_rank: rank of the shared update; 0 means none.
       lora_scale: its plain multiplier (not alpha / r).
+      lora_frequency: None, or the fixed frequency of Sine-LoRA (Ji et al. 2024, arXiv 2403.19243):
+        the update is then ``lora_scale * x sin(frequency * D U^T) / sqrt(in)``.
       task: description of the task-specific part, or None.
       dtype: compute dtype; parameters are always float32.
     """
@@ -53,6 +58,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     lora_rank: int = 0
     lora_scale: float = 4.0
+    lora_frequency: float | None = None
     task: TaskSpec | None = None
     dtype: Dtype = jnp.float32
 
@@ -77,28 +83,60 @@ class Dense(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         """Maps (..., in) to (..., out) along the path that all tasks share."""
+        y = self.frozen(x)
+        return y + self.low_rank(x) if self.lora_rank else y
+
+    def frozen(self, x: Array) -> Array:
+        """``x W + b`` alone."""
+        y = x.astype(self.dtype) @ self.kernel.astype(self.dtype)
+        return y if self.bias is None else y + self.bias.astype(self.dtype)
+
+    def low_rank(self, x: Array) -> Array:
+        """The shared update alone, ``lora_scale * (x D) U^T`` or its sine."""
         x = x.astype(self.dtype)
-        y = x @ self.kernel.astype(self.dtype)
-        if self.bias is not None:
-            y = y + self.bias.astype(self.dtype)
-        if self.lora_rank:
-            low = x @ self.lora_down.astype(self.dtype)
-            y = y + self.lora_scale * (low @ self.lora_up.astype(self.dtype).T)
-        return y
+        if self.lora_frequency is not None:
+            kernel = sine.awb_kernel(self.lora_up, None, self.lora_down)
+            gain = math.sqrt(self.in_features)
+            update = sine.modulate(kernel, self.lora_frequency, gain)[0, 0]
+            return self.lora_scale * (x @ update.astype(self.dtype))
+        low = x @ self.lora_down.astype(self.dtype)
+        return self.lora_scale * (low @ self.lora_up.astype(self.dtype).T)
 
-    def task_kernels(self, omega: Array | None) -> Array:
-        """The merged kernels ``W + delta_t`` of all tasks, (S, in, out), S = T or 1.
+    def task_maps(self, omega: Array | None) -> TaskMap:
+        """The map of every task, each leaf with a leading axis S = T or 1.
 
-        With k = 1 merging is exact (spec: T-merge), and one product instead of two is computed.
+        With k = 1 the update is merged into the kernel, which is exact (spec: T-merge), and one
+        product instead of two is computed. A larger kernel is a convolution beside the frozen map,
+        so that an untouched task stays equal to the frozen map bit for bit.
         """
-        merged = self.kernel + self.task_kernel(omega)
-        return merged.astype(self.dtype)
+        update = self.task_kernel(omega)
+        if self.task.kernel_size == 1:
+            return TaskMap((self.kernel + update[:, 0, 0]).astype(self.dtype))
+        frozen = repeat(self.kernel.astype(self.dtype), self.task.streams)
+        return TaskMap(frozen, update.astype(self.dtype))
 
     def task_bias(self) -> Array:
         """The bias in compute dtype; zeros when there is none."""
         if self.bias is None:
             return jnp.zeros((self.features,), self.dtype)
         return self.bias.astype(self.dtype)
+
+
+class TaskMap(NamedTuple):
+    """A linear map under the kernel of one task.
+
+    Attributes:
+      kernel: (in, out), the frozen kernel with whatever could be merged into it.
+      update: (k, k, in, out), a convolution beside it, or None.
+    """
+
+    kernel: Array
+    update: Array | None = None
+
+    def __call__(self, x: Array, bias: Array) -> Array:
+        """Maps (B, H, W, in) to (B, H, W, out)."""
+        y = x @ self.kernel + bias
+        return y if self.update is None else y + conv_same(x, self.update)
 
 
 class LayerNorm(nn.Module):

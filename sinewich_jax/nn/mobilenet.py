@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from sinewich_jax.core.trees import unflatten_paths
 from sinewich_jax.errors import CheckpointError, ConfigError
 from sinewich_jax.nn.convolutions import Conv, DepthwiseConv, relu6
-from sinewich_jax.nn.layers import Dense
+from sinewich_jax.nn.layers import Dense, TaskMap
 from sinewich_jax.nn.quantised import load_quantised
 from sinewich_jax.nn.streams import each_task
 from sinewich_jax.nn.task_kernel import TaskSpec
@@ -102,13 +102,17 @@ class InvertedResidual(nn.Module):
     lora_rank: int = 0
     project_rank: int = 0
     lora_scale: float = 4.0
+    lora_frequency: float | None = None
     task: TaskSpec | None = None
     task_axis: str = "vmap"
     dtype: Dtype = jnp.float32
 
     def setup(self) -> None:
         """Declares the two or three convolutions; an expansion of one has no expand."""
-        shape, common = self.shape, dict(lora_scale=self.lora_scale, dtype=self.dtype)
+        shape = self.shape
+        common: dict[str, Any] = dict(
+            lora_scale=self.lora_scale, lora_frequency=self.lora_frequency, dtype=self.dtype
+        )
         if shape.hidden != shape.in_features:
             self.expand = Dense(
                 shape.in_features, shape.hidden, lora_rank=self.lora_rank, name="expand", **common
@@ -143,10 +147,10 @@ class InvertedResidual(nn.Module):
         """The same once for each task: (S, B, h, w, C), S = T or 1."""
         bias = self.project.task_bias()
 
-        def stream(hidden: Array, kernel: Array) -> Array:
-            return self._residual(x, hidden @ kernel + bias)
+        def stream(hidden: Array, task_map: TaskMap) -> Array:
+            return self._residual(x, task_map(hidden, bias))
 
-        return each_task(stream, hidden, self.project.task_kernels(omega), self.task_axis)
+        return each_task(stream, hidden, self.project.task_maps(omega), self.task_axis)
 
     def __call__(self, x: Array) -> Array:
         """The whole block on the shared stream."""
@@ -174,6 +178,7 @@ class MobileNetV2(nn.Module):
         quantised network, ``(u8 - 127) * 0.00784313771873712``.
     """
 
+    prompts: ClassVar[bool] = False  # Its task tokens only feed the clock.
     image_mean: ClassVar[tuple[float, ...]] = (127 / 255,) * 3
     image_std: ClassVar[tuple[float, ...]] = (1 / (255 * 0.00784313771873712),) * 3
 
@@ -181,6 +186,7 @@ class MobileNetV2(nn.Module):
     stem: int = STEM
     lora_rank: int = 0
     lora_scale: float = 4.0
+    lora_frequency: float | None = None
     task: TaskSpec | None = None
     task_axis: str = "vmap"
     num_classes: int = 0
@@ -226,8 +232,8 @@ class MobileNetV2(nn.Module):
 
     @property
     def task_layers(self) -> tuple[str, ...]:
-        """Names of the layers that own a task kernel, in order."""
-        if self.task is None:
+        """Names of the layers whose task kernels read frequencies, in order."""
+        if self.task is None or not self.task.reads_frequencies:
             return ()
         return tuple(f"stage{i}/project" for i in range(4))
 

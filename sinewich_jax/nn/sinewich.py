@@ -12,12 +12,20 @@ import jax.numpy as jnp
 
 from sinewich_jax.nn.clock import Clock, ClockSpec
 from sinewich_jax.nn.decoder import Decoder, DecoderSpec, resize_bilinear
+from sinewich_jax.nn.tokens import TaskTokens
 
 Array = jax.Array
 
 # Which parameters are trained, by path; the first rule that matches the whole path wins. The task
 # called "normals" is the reason why norm layers are matched by their exact names.
-ADAPTERS = (r"backbone/.*/lora_(up|down)", r"backbone/.*/task/.*", r"clock/.*", r"decoder/.*")
+ADAPTERS = (
+    r"backbone/.*/lora_(up|down)",
+    r"backbone/.*/task/.*",
+    r"backbone/.*/token_norm/(scale|bias)",
+    r"clock/.*",
+    r"tokens/.*",
+    r"decoder/.*",
+)
 TRAINABLE_GROUPS: dict[str, tuple[str, ...]] = {
     "norms": (r"backbone/.*/?(norm1|norm2|norm|patch_embed_norm)/(scale|bias)",),
     "patch_embed": (r"backbone/patch_embed_proj/(kernel|bias)",),
@@ -48,7 +56,7 @@ class MultiTaskModel(nn.Module):
 
     Attributes:
       backbone: :class:`~sinewich_jax.nn.swin.Swin` or anything with its interface (``channels``,
-        ``task_layers``, ``__call__(image, omega, keys)`` and ``diagnostics(omega)``).
+        ``task_layers``, ``prompts``, ``__call__(image, omega, keys)`` and ``diagnostics(omega)``).
       heads: (task, output channels) in task order.
       clock: where frequencies come from.
       decoder: widths and kind of the heads.
@@ -62,24 +70,38 @@ class MultiTaskModel(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """Declares clock and decoder beside the backbone."""
-        self.clock_net = Clock(
-            self.clock, layers=(*self.backbone.task_layers, "decoder"), name="clock"
-        )
+        """Declares clock, tokens and decoder beside the backbone, as far as they are read."""
+        if self.switching:
+            self.clock_net = Clock(self.clock, layers=self.switching, name="clock")
+        if self.prompts:
+            self.task_tokens = TaskTokens(len(self.heads), self.backbone.widths, name="tokens")
         self.decoder_net = Decoder(
             self.backbone.channels, self.heads, self.decoder, dtype=self.dtype, name="decoder"
         )
 
+    @property
+    def switching(self) -> tuple[str, ...]:
+        """The layers that read frequencies: those of the backbone, and ``"decoder"``."""
+        own = ("decoder",) if self.decoder.base == "sine" else ()
+        return (*self.backbone.task_layers, *own)
+
+    @property
+    def prompts(self) -> bool:
+        """Whether the tasks' tokens take part in the backbone's attention."""
+        return self.backbone.prompts
+
     def frequencies(self) -> dict[str, Array]:
-        """The learned frequencies: ``{layer: (T,)}`` for each task layer and ``"decoder"``."""
-        return self.clock_net()
+        """The learned frequencies: ``{layer: (T,)}`` for each of :attr:`switching`."""
+        if not self.switching:
+            return {}
+        return self.clock_net(self.task_tokens.lifted() if self.prompts else None)
 
     def _spread(self, omega: Array | Mapping[str, Array] | None) -> Mapping[str, Array]:
         if omega is None:
             return self.frequencies()
         if isinstance(omega, Mapping):
             return omega
-        return dict.fromkeys((*self.backbone.task_layers, "decoder"), omega)
+        return dict.fromkeys(self.switching, omega)
 
     def __call__(
         self,
@@ -106,9 +128,10 @@ class MultiTaskModel(nn.Module):
         """
         chex.assert_shape(image, (None, None, None, 3))
         omega = self._spread(omega)
-        chex.assert_shape(list(omega.values()), (len(self.heads),))
+        if omega:
+            chex.assert_shape(list(omega.values()), (len(self.heads),))
         features = self.features(image, omega, keys=keys if train else None)
-        outputs = self.decoder_net(features, omega["decoder"], train=train)
+        outputs = self.decoder_net(features, omega.get("decoder"), train=train)
         stride = self.backbone.stride
         height, width = image.shape[1:3]
         full = (-(-height // stride) * stride, -(-width // stride) * stride)
@@ -125,7 +148,10 @@ class MultiTaskModel(nn.Module):
         keys: Array | None = None,
     ) -> list[Array]:
         """The four features (S, B, h, w, C) that the decoder reads, finest first."""
-        return self.backbone(image, self._spread(omega), keys)
+        omega = self._spread(omega)
+        if not self.prompts:
+            return self.backbone(image, omega, keys)
+        return self.backbone(image, omega, keys, self.task_tokens())
 
     def diagnostics(self) -> dict[str, dict[str, Array]]:
         """What tells whether switching happens.

@@ -9,8 +9,8 @@ a map is not larger than the window, the window becomes the smaller side and the
 ``always`` is the backbone of the transformers library: the window never shrinks and shifted blocks
 stay shifted. They differ only on maps that are not larger than one window.
 
-Parameter names: ``patch_embed_proj``, ``patch_embed_norm``, ``stage{i}_block{j}/{norm1, qkv, proj,
-bias_table, norm2, fc1, fc2}``, ``merge{i}/{norm, reduction}``.
+Parameter names: ``patch_embed_proj``, ``patch_embed_norm``, ``stage{i}_block{j}/...`` (see
+:mod:`sinewich_jax.nn.blocks`), ``merge{i}/{norm, reduction}``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from sinewich_jax.errors import ConfigError, did_you_mean
-from sinewich_jax.nn.layers import Dense, Drop, LayerNorm, drop_path, trunc_normal
-from sinewich_jax.nn.streams import each_task
+from sinewich_jax.nn.blocks import TASK_TARGETS, KernelBlock, Maps, PatchMerging, SwinBlock
+from sinewich_jax.nn.layers import Dense, Drop, LayerNorm
+from sinewich_jax.nn.mtlora import MTLoRABlock, MTLoRASpec
+from sinewich_jax.nn.tadformer import TADFormerBlock, TADFormerSpec, TokenBlock
 from sinewich_jax.nn.task_kernel import TaskSpec
+from sinewich_jax.nn.windows import pad_to_multiple
 
 Array = jax.Array
 Dtype = Any
@@ -43,208 +46,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 # Which linear maps of a block carry the shared LoRA: all of them, except in the last block of a
-# stage, where the task streams take over the MLP (specification of Free Sinewich, 6.1).
+# stage, where the task streams take over the MLP (specification of Free Sinewich, 6.1). The peers
+# keep it there.
 LORA_TARGETS = ("qkv", "proj", "fc1", "fc2")
 LORA_TARGETS_LAST = ("qkv", "proj", "fc1")
-TASK_TARGETS = ("fc1", "fc2")
 
+Task = TaskSpec | MTLoRASpec | TADFormerSpec
 
-def pad_to_multiple(x: Array, multiple: int) -> Array:
-    """Zero-pads (B, H, W, C) on the right and bottom until H and W are multiples."""
-    bottom, right = -x.shape[1] % multiple, -x.shape[2] % multiple
-    if not (bottom or right):
-        return x
-    return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)))
-
-
-def window_partition(x: Array, window: int) -> Array:
-    """(B, H, W, C) to (B, windows, window * window, C); H and W are multiples of ``window``."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // window, window, w // window, window, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, window * window, c)
-
-
-def window_reverse(x: Array, window: int, height: int, width: int) -> Array:
-    """The inverse of :func:`window_partition`."""
-    b, c = x.shape[0], x.shape[-1]
-    x = x.reshape(b, height // window, width // window, window, window, c)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, height, width, c)
-
-
-@functools.lru_cache
-def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
-    """Additive mask (windows, N, N): 0 within a region of the rolled map, -100 across."""
-    region = np.zeros((height, width), np.int32)
-    cuts = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
-    for i, rows in enumerate(cuts):
-        for j, columns in enumerate(cuts):
-            region[rows, columns] = 3 * i + j
-    region = region.reshape(height // window, window, width // window, window)
-    region = region.transpose(0, 2, 1, 3).reshape(-1, window * window)
-    differs = region[:, :, None] != region[:, None, :]
-    return np.where(differs, np.float32(-100.0), np.float32(0.0))
-
-
-@functools.lru_cache
-def relative_position_index(window: int, table_window: int) -> np.ndarray:
-    """Row of the bias table for each pair of tokens, (N, N) with N = window^2.
-
-    The table belongs to ``table_window``; a smaller window reads its centre.
-    """
-    y, x = np.divmod(np.arange(window * window), window)
-    side = 2 * table_window - 1
-    rows = y[:, None] - y[None, :] + table_window - 1
-    columns = x[:, None] - x[None, :] + table_window - 1
-    return rows * side + columns
-
-
-class SwinBlock(nn.Module):
-    """Windowed attention and an MLP, each with a residual; tasks may split in the MLP.
-
-    Attributes:
-      dim: channels C.
-      heads: attention heads.
-      window: side of the window for which the bias table is made.
-      shifted: whether this block rolls its map by half a window.
-      lora: names among ``qkv, proj, fc1, fc2`` that carry the shared LoRA.
-      lora_rank: its rank.
-      lora_scale: its multiplier.
-      task: task kernels on fc1 and fc2, or None.
-      task_axis: ``vmap`` (all tasks at once) or ``map`` (one after another, less memory).
-    """
-
-    dim: int
-    heads: int
-    window: int = 7
-    shifted: bool = False
-    mlp_ratio: float = 4.0
-    partition: str = "fit"
-    lora: tuple[str, ...] = ()
-    lora_rank: int = 0
-    lora_scale: float = 4.0
-    task: TaskSpec | None = None
-    task_axis: str = "vmap"
-    dtype: Dtype = jnp.float32
-
-    def setup(self) -> None:
-        """Declares the block's six parts under the names of the module docstring."""
-        hidden = int(self.dim * self.mlp_ratio)
-
-        def dense(name: str, in_: int, out: int) -> Dense:
-            return Dense(
-                in_,
-                out,
-                lora_rank=self.lora_rank if name in self.lora else 0,
-                lora_scale=self.lora_scale,
-                task=self.task if name in TASK_TARGETS else None,
-                dtype=self.dtype,
-                name=name,
-            )
-
-        self.norm1 = LayerNorm(self.dim, dtype=self.dtype, name="norm1")
-        self.qkv = dense("qkv", self.dim, 3 * self.dim)
-        self.proj = dense("proj", self.dim, self.dim)
-        self.bias_table = self.param(
-            "bias_table", trunc_normal, ((2 * self.window - 1) ** 2, self.heads)
-        )
-        self.norm2 = LayerNorm(self.dim, dtype=self.dtype, name="norm2")
-        self.fc1 = dense("fc1", self.dim, hidden)
-        self.fc2 = dense("fc2", hidden, self.dim)
-
-    def _window_and_shift(self, height: int, width: int) -> tuple[int, int]:
-        window, shift = self.window, self.window // 2 if self.shifted else 0
-        if self.partition == "fit" and min(height, width) <= window:
-            return min(height, width), 0
-        return window, shift
-
-    def _attention(self, x: Array) -> Array:
-        """Multi-head attention in windows: (B, H, W, C) to the same."""
-        b, height, width, _ = x.shape
-        window, shift = self._window_and_shift(height, width)
-        x = pad_to_multiple(x, window)
-        padded_height, padded_width = x.shape[1:3]
-        if shift:
-            x = jnp.roll(x, (-shift, -shift), axis=(1, 2))
-        qkv = self.qkv(window_partition(x, window))
-        tokens = window * window
-        qkv = qkv.reshape(b, -1, tokens, 3, self.heads, self.dim // self.heads)
-        query, key, value = jnp.moveaxis(qkv, 3, 0)
-        query = query * (self.dim // self.heads) ** -0.5
-        logits = jnp.einsum("bwnhd,bwmhd->bwhnm", query, key).astype(jnp.float32)
-        index = relative_position_index(window, self.window).reshape(-1)
-        bias = self.bias_table[index].reshape(tokens, tokens, self.heads)
-        logits = logits + bias.transpose(2, 0, 1)[None, None]
-        if shift:
-            mask = shift_mask(padded_height, padded_width, window, shift)
-            logits = logits + mask[None, :, None]
-        attention = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        x = jnp.einsum("bwhnm,bwmhd->bwnhd", attention, value)
-        x = self.proj(x.reshape(b, -1, tokens, self.dim))
-        x = window_reverse(x, window, padded_height, padded_width)
-        if shift:
-            x = jnp.roll(x, (shift, shift), axis=(1, 2))
-        return x[:, :height, :width]
-
-    def attend(self, x: Array, drop: Drop | None = None) -> Array:
-        """The attention half of the block with its residual."""
-        return x + drop_path(self._attention(self.norm1(x)), drop and drop.fold(0))
-
-    def mlp(self, x: Array, drop: Drop | None = None) -> Array:
-        """The MLP half of the block with its residual, on the stream that all tasks share."""
-        branch = self.fc2(nn.gelu(self.fc1(self.norm2(x)), approximate=False))
-        return x + drop_path(branch, drop and drop.fold(1))
-
-    def task_streams(
-        self, x: Array, omega: Mapping[str, Array | None], drop: Drop | None = None
-    ) -> Array:
-        """The MLP half once for each task.
-
-        Args:
-          x: (B, H, W, C), the output of :meth:`attend`; it does not depend on the task.
-          omega: frequencies (T,) of ``fc1`` and ``fc2``.
-          drop: stochastic depth; a dropped example is dropped for every task.
-
-        Returns:
-          (S, B, H, W, C): one stream a task, or a single one where all tasks share the kernel.
-        """
-        y = self.norm2(x)
-        kernels = self.fc1.task_kernels(omega["fc1"]), self.fc2.task_kernels(omega["fc2"])
-        bias1, bias2 = self.fc1.task_bias(), self.fc2.task_bias()
-
-        def stream(y: Array, kernels: tuple[Array, Array]) -> Array:
-            first, second = kernels
-            branch = nn.gelu(y @ first + bias1, approximate=False) @ second + bias2
-            return x + drop_path(branch, drop and drop.fold(1))
-
-        return each_task(stream, y, kernels, self.task_axis)
-
-    def task_diagnostics(self, omega: Mapping[str, Array | None]) -> dict[str, Any]:
-        """Diagnostics of the task kernels on fc1 and fc2."""
-        return {
-            name: getattr(self, name).task_kernel.diagnostics(omega[name]) for name in TASK_TARGETS
-        }
-
-    def __call__(self, x: Array, drop: Drop | None = None) -> Array:
-        """The whole block on the shared stream, (B, H, W, C) to the same."""
-        return self.mlp(self.attend(x, drop), drop)
-
-
-class PatchMerging(nn.Module):
-    """Halves the map: four neighbours side by side, layer norm, linear 4C to 2C without bias."""
-
-    dim: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """(..., H, W, C) to (..., ceil(H/2), ceil(W/2), 2C)."""
-        lead = x.shape[:-3]
-        x = pad_to_multiple(x.reshape(-1, *x.shape[-3:]), 2)
-        parts = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
-        x = jnp.concatenate(parts, axis=-1)
-        x = LayerNorm(4 * self.dim, dtype=self.dtype, name="norm")(x)
-        x = Dense(4 * self.dim, 2 * self.dim, use_bias=False, dtype=self.dtype, name="reduction")(x)
-        return x.reshape(*lead, *x.shape[1:])
+# By the kind of task part: the last block of a stage, the blocks before it, and which maps of the
+# last carry the shared LoRA.
+BLOCKS: dict[type, tuple[type[SwinBlock], type[SwinBlock], tuple[str, ...]]] = {
+    TaskSpec: (KernelBlock, SwinBlock, LORA_TARGETS_LAST),
+    MTLoRASpec: (MTLoRABlock, SwinBlock, LORA_TARGETS),
+    TADFormerSpec: (TADFormerBlock, TokenBlock, LORA_TARGETS),
+}
 
 
 class Swin(nn.Module):
@@ -261,7 +76,12 @@ class Swin(nn.Module):
       features: ``stage`` takes each stage's output before patch merging (C, 2C, 4C, 8C at strides
         p, 2p, 4p, 8p); ``merged`` takes it after merging (2C, 4C, 8C, 8C), as MTLoRA does.
       lora_rank: rank of the shared LoRA; 0 for none.
-      task: rule of the task kernels; None for a backbone that all tasks share.
+      lora_scale: its multiplier.
+      lora_frequency: None, or the fixed frequency of Sine-LoRA.
+      lora_merging: whether patch merging carries the shared LoRA as well (MTLoRA+).
+      task: how the tasks part in the last block of each stage; None for a backbone that all share.
+      task_axis: ``vmap`` or ``map`` over the tasks.
+      prompts: task tokens take part in the attention of every window; they come with the image.
       scan: run a stage's block pairs through ``lax.scan`` (shorter compile of deep stages). The
         parameter tree does not change.
       remat: recompute blocks in the backward pass (less memory).
@@ -285,8 +105,11 @@ class Swin(nn.Module):
     features: str = "stage"
     lora_rank: int = 0
     lora_scale: float = 4.0
-    task: TaskSpec | None = None
+    lora_frequency: float | None = None
+    lora_merging: bool = False
+    task: Task | None = None
     task_axis: str = "vmap"
+    prompts: bool = False
     scan: bool = False
     remat: bool = False
     dtype: Dtype = jnp.float32
@@ -297,32 +120,37 @@ class Swin(nn.Module):
             3 * self.patch_size**2, self.embed_dim, dtype=self.dtype, name="patch_embed_proj"
         )
         self.patch_norm = LayerNorm(self.embed_dim, dtype=self.dtype, name="patch_embed_norm")
+        last_block, block, lora_last = BLOCKS.get(type(self.task), (None, SwinBlock, ()))
         blocks, merges = [], []
         for stage, depth in enumerate(self.depths):
+            dim = self.embed_dim * 2**stage
+            common: dict[str, Any] = dict(
+                dim=dim,
+                heads=self.heads[stage],
+                window=self.window,
+                mlp_ratio=self.mlp_ratio,
+                partition=self.partition,
+                lora_rank=self.lora_rank,
+                lora_scale=self.lora_scale,
+                lora_frequency=self.lora_frequency,
+                token_norm=self.prompts,
+                dtype=self.dtype,
+            )
             row = []
             for i in range(depth):
-                last = i == depth - 1 and self.task is not None
-                row.append(
-                    SwinBlock(
-                        self.embed_dim * 2**stage,
-                        self.heads[stage],
-                        window=self.window,
-                        shifted=i % 2 == 1,
-                        mlp_ratio=self.mlp_ratio,
-                        partition=self.partition,
-                        lora=LORA_TARGETS_LAST if last else LORA_TARGETS,
-                        lora_rank=self.lora_rank,
-                        lora_scale=self.lora_scale,
-                        task=self.task if last else None,
-                        task_axis=self.task_axis,
-                        dtype=self.dtype,
-                        name=f"stage{stage}_block{i}",
+                name, shifted = f"stage{stage}_block{i}", i % 2 == 1
+                if last_block is None or i < depth - 1:
+                    row.append(block(lora=LORA_TARGETS, shifted=shifted, name=name, **common))
+                else:
+                    own = {"task": self.task, "task_axis": self.task_axis}
+                    row.append(
+                        last_block(lora=lora_last, shifted=shifted, name=name, **own, **common)
                     )
-                )
             blocks.append(row)
             if stage < len(self.depths) - 1:
+                rank = self.lora_rank if self.lora_merging else 0
                 merges.append(
-                    PatchMerging(self.embed_dim * 2**stage, dtype=self.dtype, name=f"merge{stage}")
+                    PatchMerging(dim, rank, self.lora_scale, self.dtype, name=f"merge{stage}")
                 )
         self.blocks, self.merges = blocks, merges
 
@@ -332,15 +160,20 @@ class Swin(nn.Module):
         return self.patch_size if self.features == "stage" else 2 * self.patch_size
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the stages."""
+        return tuple(self.embed_dim * 2**i for i in range(len(self.depths)))
+
+    @property
     def channels(self) -> tuple[int, ...]:
         """Channels of the four features."""
-        widths = [self.embed_dim * 2**i for i in range(len(self.depths))]
-        return tuple(widths) if self.features == "stage" else (*widths[1:], widths[-1])
+        widths = self.widths
+        return widths if self.features == "stage" else (*widths[1:], widths[-1])
 
     @property
     def task_layers(self) -> tuple[str, ...]:
-        """Names of the layers that own a task kernel, in order."""
-        if self.task is None:
+        """Names of the layers whose task kernels read frequencies, in order."""
+        if self.task is None or not self.task.reads_frequencies:
             return ()
         return tuple(f"stage{i}/{name}" for i in range(len(self.depths)) for name in TASK_TARGETS)
 
@@ -362,6 +195,7 @@ class Swin(nn.Module):
         image: Array,
         omega: Mapping[str, Array] | None = None,
         keys: Array | None = None,
+        tokens: tuple[Array, Sequence[Array]] | None = None,
     ) -> list[Array]:
         """The four features.
 
@@ -369,6 +203,8 @@ class Swin(nn.Module):
           image: (B, H, W, 3), normalised.
           omega: frequencies (T,) for each name in :attr:`task_layers`; None without sine layers.
           keys: a PRNG key an example (B,) for drop path, or None to switch it off.
+          tokens: with ``prompts``, one token a task (T, C) and the matrices (C, 2C), (2C, 4C), ...
+            that lift them where pixels are merged.
 
         Returns:
           Four arrays (S, B, h, w, C), finest first; S = T with task streams, 1 without.
@@ -378,7 +214,11 @@ class Swin(nn.Module):
                 f"unknown partition {self.partition!r}"
                 f"{did_you_mean(self.partition, ('fit', 'always'))}"
             )
-        x = self.embed(image.astype(self.dtype))
+        start, lifts = tokens or (None, None)
+        pixels = self.embed(image.astype(self.dtype))
+        if start is not None:
+            start = jnp.broadcast_to(start.astype(self.dtype), (len(pixels), *start.shape))
+        maps = Maps(pixels, start)
         omega = omega or {}
         drops: list[Drop | None] = [None] * sum(self.depths)
         if keys is not None and self.drop_path_rate > 0:
@@ -388,23 +228,23 @@ class Swin(nn.Module):
             own = drops[first : first + len(blocks)]
             first += len(blocks)
             if self.task is None:
-                x = self._shared_blocks(blocks, x, own)
-                streams = x[None]
+                maps = self._shared_blocks(blocks, maps, own)
+                streams = maps.pixels[None]
             else:
                 *before, last = blocks
-                y = last.attend(self._shared_blocks(before, x, own[:-1]), own[-1])
+                maps = self._shared_blocks(before, maps, own[:-1])
                 frequencies = {name: omega.get(f"stage{stage}/{name}") for name in TASK_TARGETS}
-                streams = last.task_streams(y, frequencies, own[-1])
-                x = last.mlp(y, own[-1])
+                streams, maps = last.split(maps, frequencies, own[-1])
             if stage < len(self.merges):
                 merge = self.merges[stage]
                 features.append(streams if self.features == "stage" else merge(streams))
-                x = merge(x)
+                lifted = None if lifts is None else maps.tokens @ lifts[stage].astype(self.dtype)
+                maps = Maps(merge(maps.pixels), lifted)
             else:
                 features.append(streams)
         return features
 
-    def _shared_blocks(self, blocks: list[SwinBlock], x: Array, drops: list[Drop | None]) -> Array:
+    def _shared_blocks(self, blocks: list[SwinBlock], x: Maps, drops: list[Drop | None]) -> Maps:
         """Runs blocks one after another, under scan and checkpoint where asked for."""
         if self.is_initializing() or not (self.scan or self.remat):
             for block, drop in zip(blocks, drops, strict=True):
@@ -416,12 +256,12 @@ class Swin(nn.Module):
         pure = [block.clone(parent=None, name=None) for block in blocks]
         inputs = [(block.variables, drop) for block, drop in zip(blocks, drops, strict=True)]
 
-        def run(x: Array, group: Sequence[SwinBlock], rows: Sequence[Any]) -> Array:
+        def run(x: Maps, group: Sequence[SwinBlock], rows: Sequence[Any]) -> Maps:
             for block, (variables, drop) in zip(group, rows, strict=True):
                 x = block.apply(variables, x, drop)
             return x
 
-        def checkpointed(group: Sequence[SwinBlock]) -> Callable[[Array, Any], Array]:
+        def checkpointed(group: Sequence[SwinBlock]) -> Callable[[Maps, Any], Maps]:
             body = functools.partial(lambda group, x, rows: run(x, group, rows), tuple(group))
             return jax.checkpoint(body) if self.remat else body
 
@@ -436,7 +276,7 @@ class Swin(nn.Module):
         return x
 
     def diagnostics(self, omega: Mapping[str, Array] | None) -> dict[str, Any]:
-        """Diagnostics of every task layer, by the names of :attr:`task_layers`."""
+        """Diagnostics of every layer with a task kernel, ``stage{i}/{name}``."""
         omega, report = omega or {}, {}
         for stage, blocks in enumerate(self.blocks if self.task is not None else ()):
             frequencies = {name: omega.get(f"stage{stage}/{name}") for name in TASK_TARGETS}

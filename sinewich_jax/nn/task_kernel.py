@@ -1,8 +1,9 @@
 """What makes one task's weights differ from another's: one module, one registered rule a method.
 
 Every rule turns a few shared parameters (and, for the sine rules, a frequency a task) into the
-kernels ``delta_t`` that are added to a frozen linear map. All rules but ``split`` hold exactly the
-two factors of a LoRA of the same rank, so that methods compare at equal parameters.
+kernels ``delta_t`` that are added to a frozen linear map. The rules ``sine``, ``lora`` and ``gain``
+hold exactly the two factors of a LoRA of the same rank and ``split`` as many numbers, so that
+methods compare at equal parameters; ``task`` and ``independent`` hold T times as many.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from sinewich_jax.nn.streams import repeat
 
 Array = jax.Array
 
-KINDS = ("sine", "lora", "gain", "split")
+KINDS = ("sine", "independent", "sine_lora", "lora", "gain", "split", "task")
 STARTS = ("anchored", "zero")
+CONV_MODES = ("depthwise", "full")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +32,21 @@ class TaskSpec:
 
     Attributes:
       num_tasks: T.
-      kind: ``sine`` (frequency switching), ``lora`` (one kernel for all tasks), ``gain`` (that
-        kernel times a learned scalar a task), ``split`` (a LoRA of rank r / T for each task).
+      kind: ``sine`` (frequency switching), ``independent`` (the sine of a kernel of its own for
+        each task), ``sine_lora`` (one kernel for all tasks, its sine at a fixed frequency: Ji et
+        al. 2024, arXiv 2403.19243), ``lora`` (one kernel for all tasks), ``gain`` (that kernel
+        times a learned scalar a task), ``split`` (a LoRA of rank r / T for each task), ``task``
+        (one of rank r for each).
       rank: r, the rank of the factors.
-      scale: plain multiplier of the update; with ``sine`` it is divided by ``sqrt(in)``.
+      scale: plain multiplier of the update; with a sine it is divided by ``sqrt(k * k * in)``.
       start: ``anchored`` (the sine of a random kernel minus the sine of its frozen copy) or
-        ``zero`` (up factor zero, the published form). Only read by ``sine``.
+        ``zero`` (up factor zero, the published form). Only read where frequencies are.
       modulation: modulation index ``mu = omega * std(M_0)`` at omega = 1, for ``anchored``.
       lowpass: None or (size, sigma) of the Gaussian over the channel plane.
+      kernel_size: k; above 1 the update is a k x k convolution.
+      conv_mode: W between the factors is ``depthwise`` (k, k, r) or ``full`` (k, k, r, r); without
+        a W for k = 1.
+      frequency: the fixed frequency of ``sine_lora``.
     """
 
     num_tasks: int
@@ -47,15 +56,23 @@ class TaskSpec:
     start: str = "anchored"
     modulation: float = 2.0
     lowpass: tuple[int, float] | None = None
+    kernel_size: int = 1
+    conv_mode: str = "depthwise"
+    frequency: float = 100.0
 
     def __post_init__(self) -> None:
-        """Rejects words and ranks that no rule knows."""
-        if self.kind not in KINDS:
+        """Rejects words, sizes and ranks that no rule knows."""
+        for name, word, known in (
+            ("kind of task kernel", self.kind, KINDS),
+            ("start", self.start, STARTS),
+            ("conv_mode", self.conv_mode, CONV_MODES),
+        ):
+            if word not in known:
+                raise ConfigError(f"unknown {name} {word!r}{did_you_mean(word, known)}")
+        if self.kernel_size not in sine.KERNEL_SIZES:
             raise ConfigError(
-                f"unknown kind of task kernel {self.kind!r}{did_you_mean(self.kind, KINDS)}"
+                f"kernel_size is {self.kernel_size}; expected one of {sine.KERNEL_SIZES}"
             )
-        if self.start not in STARTS:
-            raise ConfigError(f"unknown start {self.start!r}{did_you_mean(self.start, STARTS)}")
         if self.kind == "split" and self.rank % self.num_tasks:
             raise ConfigError(
                 f"method lora_split gives each task rank / T, but rank={self.rank} does not divide "
@@ -65,7 +82,22 @@ class TaskSpec:
     @property
     def streams(self) -> int:
         """Number of different kernels: T, or 1 when all tasks share one."""
-        return 1 if self.kind == "lora" else self.num_tasks
+        return 1 if self.kind in ("lora", "sine_lora") else self.num_tasks
+
+    @property
+    def reads_frequencies(self) -> bool:
+        """Whether the rule turns the tasks' frequencies into kernels."""
+        return self.kind in ("sine", "independent")
+
+    @property
+    def is_anchored(self) -> bool:
+        """Whether a frozen copy of the start is kept."""
+        return self.reads_frequencies and self.start == "anchored"
+
+    @property
+    def copies(self) -> int | None:
+        """Number of sets of factors, or None for a single one without an axis."""
+        return self.num_tasks if self.kind in ("independent", "split", "task") else None
 
 
 class TaskKernel(nn.Module):
@@ -82,101 +114,136 @@ class TaskKernel(nn.Module):
     spec: TaskSpec
 
     def setup(self) -> None:
-        """Declares the two factors; the anchored start also keeps a frozen copy as a constant."""
+        """Declares the factors; the anchored start also keeps a frozen copy as a constant."""
         spec = self.spec
-        shape = (self.features, self.in_features, spec.rank)
-        if spec.kind == "sine" and spec.start == "anchored":
+        rank = spec.rank // spec.num_tasks if spec.kind == "split" else spec.rank
+        stack = () if spec.copies is None else (spec.copies,)
+        if spec.is_anchored:
             # A collection of its own: never trained, and kept with the frozen backbone rather than
             # in each checkpoint. The same seed makes the same numbers again.
             anchor = self.variable("anchor", "factors", self._anchor_factors)
             self.anchor = anchor.value
             self.up = self.param("up", lambda key: self.anchor["up"])
             self.down = self.param("down", lambda key: self.anchor["down"])
-            return
-        out, in_, rank = shape
-        if spec.kind == "split":
-            rank = rank // spec.num_tasks
-            stack = (spec.num_tasks,)
         else:
-            stack = ()
-        self.up = self.param("up", nn.initializers.zeros, (*stack, out, rank))
-        bound = 1.0 / math.sqrt(in_)
-        self.down = self.param(
-            "down",
-            lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound),
-            (*stack, in_, rank),
-        )
+            bound = 1.0 / math.sqrt(self.in_features)
+            self.up = self.param("up", nn.initializers.zeros, (*stack, self.features, rank))
+            self.down = self.param(
+                "down",
+                lambda key, shape: jax.random.uniform(key, shape, minval=-bound, maxval=bound),
+                (*stack, self.in_features, rank),
+            )
+        self.conv = None
+        if spec.kernel_size > 1:
+            tap = sine.centre_tap(spec.kernel_size, rank, full=spec.conv_mode == "full")
+            self.conv = self.param("conv", lambda _: jnp.broadcast_to(tap, (*stack, *tap.shape)))
         if spec.kind == "gain":
             self.gain = self.param("gain", nn.initializers.ones, (spec.num_tasks,))
 
     def _anchor_factors(self) -> dict[str, Array]:
-        up, down = sine.anchor_factors(
-            self.make_rng("anchor"),
-            self.features,
-            self.in_features,
-            self.spec.rank,
-            self.spec.modulation,
-        )
+        spec = self.spec
+
+        def factors(key: Array) -> tuple[Array, Array]:
+            return sine.anchor_factors(
+                key, self.features, self.in_features, spec.rank, spec.modulation
+            )
+
+        key = self.make_rng("anchor")
+        if spec.copies is None:
+            up, down = factors(key)
+        else:
+            up, down = jax.vmap(factors)(jax.random.split(key, spec.copies))
         return {"up": up, "down": down}
 
     def base(self) -> Array:
-        """The shared kernel ``M = A B^T`` in (1, 1, in, out); only for the sine rule."""
-        return sine.awb_kernel(self.up, None, self.down)
+        """The fused factors ``M = A W B^T``: (k, k, in, out), or (T, ...) of a rule with copies."""
+        return self._fused(self.up, self.conv, self.down)
+
+    def _fused(self, up: Array, conv: Array | None, down: Array) -> Array:
+        if self.spec.copies is None:
+            return sine.awb_kernel(up, conv, down)
+        return jax.vmap(sine.awb_kernel)(up, conv, down)
 
     def __call__(self, omega: Array | None) -> Array:
         """The updates ``delta_t`` of all tasks.
 
         Args:
-          omega: (T,) frequencies; read by the sine rule only.
+          omega: (T,) frequencies; read by the rules of a task's own sine only.
 
         Returns:
-          (S, in, out) float32, S = T, or 1 for ``lora``.
+          (S, k, k, in, out) float32, S = T, or 1 where all tasks share one.
         """
-        return getattr(self, f"_{self.spec.kind}")(omega)
+        return self.spec.scale * getattr(self, f"_{self.spec.kind}")(omega)
 
     def _sine(self, omega: Array) -> Array:
-        spec, gain = self.spec, math.sqrt(self.in_features)
-        kernels = repeat(self.base(), spec.num_tasks)
-        if spec.start == "anchored":
-            frozen = sine.awb_kernel(self.anchor["up"], None, self.anchor["down"])
+        kernels = self.base()
+        if self.spec.copies is None:
+            kernels = repeat(kernels, self.spec.num_tasks)
+        if not self.spec.is_anchored:
+            return jax.vmap(self._modulated)(kernels, omega)
+        tap = None
+        if self.spec.kernel_size > 1:
+            full = self.spec.conv_mode == "full"
+            tap = sine.centre_tap(self.spec.kernel_size, self.spec.rank, full=full)
+            if self.spec.copies is not None:
+                tap = repeat(tap, self.spec.copies)
+        frozen = self._fused(self.anchor["up"], tap, self.anchor["down"])
 
-            def update(kernel: Array, w: Array) -> Array:
-                return sine.anchored(kernel, frozen, w, gain=gain, lowpass=spec.lowpass)
-        else:
+        def update(kernel: Array, frozen: Array, w: Array) -> Array:
+            return sine.anchored(kernel, frozen, w, self._amplitude, self.spec.lowpass)
 
-            def update(kernel: Array, w: Array) -> Array:
-                return sine.modulate(kernel, w, gain=gain, lowpass=spec.lowpass)
+        own = None if self.spec.copies is None else 0
+        return jax.vmap(update, (0, own, 0))(kernels, frozen, omega)
 
-        return spec.scale * jax.vmap(update)(kernels, omega)[:, 0, 0]
+    _independent = _sine
+
+    def _modulated(self, kernel: Array, omega: Array | float) -> Array:
+        return sine.modulate(kernel, omega, self._amplitude, self.spec.lowpass)
+
+    @property
+    def _amplitude(self) -> float:
+        """What the sine is divided by, ``sqrt(k * k * in)``."""
+        return self.spec.kernel_size * math.sqrt(self.in_features)
+
+    def _sine_lora(self, omega: Array | None) -> Array:
+        return self._modulated(self.base(), self.spec.frequency)[None]
 
     def _lora(self, omega: Array | None) -> Array:
-        return (self.spec.scale * self.down @ self.up.T)[None]
+        return self._smooth(self.base())[None]
 
     def _gain(self, omega: Array | None) -> Array:
-        return self.gain[:, None, None] * self._lora(None)
+        return self.gain[:, None, None, None, None] * self._lora(None)
 
-    def _split(self, omega: Array | None) -> Array:
-        return self.spec.scale * jnp.einsum("tir,tor->tio", self.down, self.up)
+    def _task(self, omega: Array | None) -> Array:
+        return self._smooth(self.base())
+
+    _split = _task
+
+    def _smooth(self, kernel: Array) -> Array:
+        lowpass = self.spec.lowpass
+        return kernel if lowpass is None else sine.gaussian_lowpass(kernel, *lowpass)
 
     def diagnostics(self, omega: Array | None) -> dict[str, Array]:
         """What tells whether this layer's tasks differ.
 
         Args:
-          omega: (T,) frequencies; read by the sine rule only.
+          omega: (T,) frequencies; read by the rules of a task's own sine only.
 
         Returns:
           With more than one task ``pairwise_cosine`` (T, T) between the tasks' updates and
           ``update_cosine`` (), its mean over pairs (1 where all tasks share one update); for the
-          sine rule ``modulation_index`` (T,).
+          rules of a task's own sine ``modulation_index`` (T,).
         """
-        report = {}
-        if self.spec.kind == "sine":
-            report["modulation_index"] = sine.modulation_index(self.base(), omega)
-        if self.spec.num_tasks == 1:
+        report, spec = {}, self.spec
+        if spec.reads_frequencies:
+            axis = None if spec.copies is None else 0
+            report["modulation_index"] = jax.vmap(sine.modulation_index, (axis, 0))(
+                self.base(), omega
+            )
+        if spec.num_tasks == 1:
             return report
-        updates = jnp.broadcast_to(
-            self(omega), (self.spec.num_tasks, self.in_features, self.features)
-        )
+        updates = self(omega)
+        updates = jnp.broadcast_to(updates, (spec.num_tasks, *updates.shape[1:]))
         return report | {
             "pairwise_cosine": sine.kernel_cosine(updates),
             "update_cosine": sine.mean_pairwise_cosine(updates),

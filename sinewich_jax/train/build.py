@@ -24,12 +24,26 @@ from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn import mobilenet, swin
 from sinewich_jax.nn.clock import ClockSpec
 from sinewich_jax.nn.decoder import DecoderSpec
+from sinewich_jax.nn.mtlora import MTLoRASpec
 from sinewich_jax.nn.sinewich import MultiTaskModel, path_rules
+from sinewich_jax.nn.tadformer import TADFormerSpec
 from sinewich_jax.nn.task_kernel import TaskSpec
 from sinewich_jax.storage import arrays
 
 # The rule of the task kernels for each method; the others have none.
-_TASK_KINDS = {"sinewich": "sine", "lora": "lora", "lora_gain": "gain", "lora_split": "split"}
+_TASK_KINDS = {
+    "sinewich": "sine",
+    "sine_lora": "sine_lora",
+    "lora": "lora",
+    "lora_gain": "gain",
+    "lora_split": "split",
+    "lora_task": "task",
+}
+# What differs on a Swin only, by the config keys and words that ask for it.
+_SWIN_METHODS = ("mtlora", "mtlora_plus", "tadformer")
+_SWIN_VALUES = {"tokens": "vpt", "features": "merged"}
+# The Gaussian of the paper: size and sigma.
+_LOWPASS = (7, 1.0)
 # Clock range: an anchored kernel carries the modulation index in its own scale, so frequencies lie
 # around one; a zero start needs them large, because its kernel begins with entries near zero.
 _CLOCK_SCALE = {"anchored": 0.5, "zero": 50.0}
@@ -235,21 +249,13 @@ def _task(config: Config, name: str) -> tasks.Task:
 
 def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
     """The model of a config for tasks that are made already."""
-    kind = _TASK_KINDS.get(config.method)
-    spec = None
-    if kind is not None:
-        spec = TaskSpec(
-            len(made),
-            kind=kind,
-            rank=config.rank,
-            scale=config.scale,
-            start=config.start,
-            modulation=config.modulation,
-        )
+    spec = task_part(config, len(made))
+    frequency = spec.frequency if config.method == "sine_lora" else None
     options: dict[str, Any] = {
         "task": spec,
-        "lora_rank": config.rank if kind is not None else 0,
+        "lora_rank": config.rank if spec is not None else 0,
         "lora_scale": config.scale,
+        "lora_frequency": frequency,
         "task_axis": config.task_axis,
         "dtype": jnp.dtype(config.dtype),
     }
@@ -257,7 +263,15 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
         _refuse_swin_keys(config)
         backbone = mobilenet.MobileNetV2(**options)
     elif config.backbone in swin.PRESETS:
-        backbone = swin.swin(config.backbone, drop_path_rate=config.drop_path, **options)
+        prompts = config.method == "tadformer" or (spec is not None and config.tokens == "vpt")
+        backbone = swin.swin(
+            config.backbone,
+            drop_path_rate=config.drop_path,
+            features=config.features,
+            lora_merging=config.method == "mtlora_plus",
+            prompts=prompts,
+            **options,
+        )
     else:
         known = (*swin.PRESETS, "mobilenet_v2")
         raise ConfigError(
@@ -268,11 +282,13 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
         kind=config.clock,
         scope=config.frequency_scope,
         scale=_CLOCK_SCALE[config.start],
+        hidden=config.clock_hidden,
     )
     decoder = DecoderSpec(
         channels=config.decoder_channels,
         hidden=config.decoder_hidden,
         base=config.decoder_base,
+        lowpass=_LOWPASS if config.lowpass else None,
         position=config.decoder_position,
         mean_frequency=clock.mean_frequency,
     )
@@ -280,8 +296,43 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
     return MultiTaskModel(backbone, heads, clock, decoder, dtype=jnp.dtype(config.dtype))
 
 
+def task_part(config: Config, tasks: int) -> swin.Task | None:
+    """How the tasks of a config part in the backbone; None where they share it."""
+    if config.method in ("mtlora", "mtlora_plus"):
+        return MTLoRASpec(tasks, rank=config.task_rank, scale=config.scale)
+    if config.method == "tadformer":
+        return TADFormerSpec(tasks, rank=config.rank, filter=config.filter)
+    kind = _TASK_KINDS.get(config.method)
+    if kind is None:
+        return None
+    if kind == "sine" and config.kernel_base == "independent":
+        kind = "independent"
+    return TaskSpec(
+        tasks,
+        kind=kind,
+        rank=config.rank,
+        scale=config.scale,
+        start=config.start,
+        modulation=config.modulation,
+        lowpass=_LOWPASS if config.lowpass else None,
+        kernel_size=config.kernel_size,
+        conv_mode=config.conv_mode,
+    )
+
+
 def _refuse_swin_keys(config: Config) -> None:
     """Keys that a folded convolutional backbone would read past in silence."""
+    if config.method in _SWIN_METHODS:
+        raise ConfigError(
+            f"config key 'method' is {config.method!r}, which is defined on a Swin; found backbone "
+            "'mobilenet_v2'"
+        )
+    for key, value in _SWIN_VALUES.items():
+        if getattr(config, key) == value:
+            raise ConfigError(
+                f"config key {key!r} is {value!r}, which only a Swin has; found backbone "
+                "'mobilenet_v2'"
+            )
     groups = [group for group in config.trainable if group != "all"]
     if groups:
         raise ConfigError(
@@ -346,7 +397,7 @@ def _matched(pretrained: dict[str, Any], flat: dict[str, Any]) -> dict[str, jax.
     frozen = {
         path
         for path in flat
-        if path.startswith("backbone/") and not re.search(r"/(lora_|task/)", path)
+        if path.startswith("backbone/") and not re.search(r"/(lora_|task/|token_norm/)", path)
     }
     if missing := sorted(frozen - pretrained.keys()):
         raise CheckpointError(

@@ -86,8 +86,9 @@ def _weights(made: Any, arguments: argparse.Namespace) -> None:
         )
     source = _source(made, arguments.workdir)
     export.save_folded(arguments.out, folded, arguments.names, source)
-    frequency = folded.frequencies["decoder"]
-    print(f"{source}: task {folded.task}, {arguments.names} names, frequency {frequency:.4f}")
+    frequencies = sorted({f"{value:.4f}" for value in folded.frequencies.values()})
+    text = f", frequency {', '.join(frequencies)}" if frequencies else ""
+    print(f"{source}: task {folded.task}, {arguments.names} names{text}")
     if folded.branches:
         stages = sorted({path.split("/")[0] for path in folded.branches})
         print(
