@@ -6,8 +6,8 @@
 ``weights/mobilenet_v2_imagenet_int8.npz`` (or say ``--config.data_dir=DIR``). A frozen MobileNetV2
 with ImageNet weights carries the adapters. Numbers, seeds and spread: docs/results/photographs.md.
 
-Variants (after a colon): ``debug``, ``zero``, ``decoder_only``, ``lora``, ``lora_gain``,
-``lora_split``, as in configs/scenes.py.
+Words after a colon: ``debug``, and the methods of configs/methods.py that are not defined on a Swin
+alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.common import choose, make_config
-from configs.scenes import VARIANTS as SCENES
+from configs.methods import METHODS
 
 BASE = {
     "data": "ccp",
@@ -35,11 +35,8 @@ BASE = {
     "augment": {"flip": True, "scale": (0.8, 1.5), "crop": (192, 128)},
 }
 
-METHODS = ("zero", "decoder_only", "lora", "lora_gain", "lora_split")
-
 VARIANTS = {
-    "sinewich": {},
-    **{name: SCENES[name] for name in METHODS},
+    **METHODS,
     "debug": {
         "train_size": 4,
         "eval_size": 2,

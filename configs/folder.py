@@ -19,14 +19,14 @@ from ml_collections import ConfigDict
 
 from configs.common import choose, make_config
 from configs.scenes import BASE as SCENES
-from configs.scenes import VARIANTS as METHODS
+from configs.scenes import VARIANTS as WORDS
 
 _OF_SCENES = ("channels", "train_size", "eval_size")
 
 BASE = {key: value for key, value in SCENES.items() if key not in _OF_SCENES} | {"data": "folder"}
 
-VARIANTS = METHODS | {
-    "debug": {key: value for key, value in METHODS["debug"].items() if key not in _OF_SCENES},
+VARIANTS = WORDS | {
+    "debug": {key: value for key, value in WORDS["debug"].items() if key not in _OF_SCENES},
 }
 
 

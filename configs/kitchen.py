@@ -7,8 +7,8 @@
 and split by trajectory: the test measures new viewpoints, not new scenes. Numbers, seeds and
 spread: docs/results/photographs.md.
 
-Variants (after a colon): ``debug``, ``zero``, ``decoder_only``, ``lora``, ``lora_gain``,
-``lora_split``, as in configs/scenes.py.
+Words after a colon: ``debug``, and the methods of configs/methods.py that are not defined on a Swin
+alone.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "no_clock": {"clock": "free"},
     "no_lowpass": {"lowpass": False},
-    "no_sine": {"method": "lora", "decoder_base": "shared"},
+    "no_sine": {"method": "lora", "decoder_base": "shared", **_PLAIN},
     "independent_base": {"kernel_base": "independent", "decoder_base": "independent"},
     "independent_decoder": {"decoder_base": "independent"},
     "lora": {"method": "lora", **_PLAIN},

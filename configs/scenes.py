@@ -6,18 +6,11 @@ The small Swin that ships with the package stays frozen; shared LoRA, frequency-
 kernels, the clock and one decoder are trained. Scenes are rendered once into a cache (about twenty
 seconds), nothing is downloaded. Numbers, seeds and spread: docs/results/scenes.md.
 
-Variants, joined by commas after a colon (``--config=configs/scenes.py:lora_gain,debug``):
+Words after a colon, joined by commas (``--config=configs/scenes.py:lora_gain,debug``): the methods
+of configs/methods.py, and
 
-    sinewich         the default, by name
     debug            seconds on a CPU: tiny sizes, a few steps, random backbone
-    zero             the published start: up factor zero, frequencies around one hundred
-    decoder_only     no adapters: heads on frozen features
-    lora             one LoRA that all tasks share
-    lora_gain        that LoRA times a learned scalar a task
-    lora_split       a LoRA of rank r / T for each task
-    random_backbone  the same job on a frozen random backbone
-    scratch          everything trained from a random start
-    full_ft          everything trained from the shipped backbone
+    random_backbone  a frozen random backbone
 """
 
 from __future__ import annotations
@@ -25,6 +18,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.common import choose, make_config
+from configs.methods import METHODS
 
 BASE = {
     "data": "scenes",
@@ -49,12 +43,9 @@ BASE = {
     "augment": {"flip": True},
 }
 
-# An anchored kernel has entries of order one and wants a higher rate than factors that start at
-# zero; benchmarks/study_scenes.py holds the grids that measure it.
-_PLAIN = {"task_lr_mult": 1.0}
-
 VARIANTS = {
-    "sinewich": {},
+    **METHODS,
+    "random_backbone": {"backbone_weights": "random"},
     "debug": {
         "image_size": (32, 32),
         "train_size": 8,
@@ -69,14 +60,6 @@ VARIANTS = {
         "log_every": 1,
         "checkpoint_every": 2,
     },
-    "zero": {"start": "zero", **_PLAIN},
-    "decoder_only": {"method": "decoder_only"},
-    "lora": {"method": "lora", **_PLAIN},
-    "lora_gain": {"method": "lora_gain", **_PLAIN},
-    "lora_split": {"method": "lora_split", **_PLAIN},
-    "random_backbone": {"backbone_weights": "random"},
-    "scratch": {"method": "scratch"},
-    "full_ft": {"method": "full_ft"},
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sinewich_jax.convert.tables import centre_table, resize_table, window_of
 from sinewich_jax.errors import CheckpointError
-from sinewich_jax.nn.swin import relative_position_index
+from sinewich_jax.nn.windows import relative_position_index
 
 
 def table(window: int, heads: int = 3) -> np.ndarray:

@@ -14,9 +14,9 @@ from sinewich_jax.convert.tables import centre_table
 from sinewich_jax.core.random import sample_keys
 from sinewich_jax.core.trees import count, flatten_paths
 from sinewich_jax.errors import ConfigError
-from sinewich_jax.nn import swin as swin_module
+from sinewich_jax.nn import windows
 from sinewich_jax.nn.layers import Drop, drop_path
-from sinewich_jax.nn.swin import Swin, relative_position_index, shift_mask, swin
+from sinewich_jax.nn.swin import Swin, swin
 from sinewich_jax.nn.task_kernel import TaskSpec
 from tests.helpers import fake_params
 from tests.nn import official_swin as official
@@ -94,13 +94,13 @@ def test_equals_transformers_at_448(partition):
 
 @pytest.mark.parametrize(("size", "masks"), [(224, 5), (448, 6)])
 def test_number_of_masks(monkeypatch, size, masks):
-    asked = []
+    asked, shift_mask = [], windows.shift_mask
 
     def spy(*arguments):
         asked.append(arguments)
         return shift_mask(*arguments)
 
-    monkeypatch.setattr(swin_module, "shift_mask", spy)
+    monkeypatch.setattr(windows, "shift_mask", spy)
     shapes_of(swin("swin_t"), jnp.zeros((1, size, size, 3)))
     assert len(asked) == masks
     assert all(np.any(shift_mask(*arguments)) for arguments in asked)
@@ -110,7 +110,7 @@ def test_number_of_masks(monkeypatch, size, masks):
 def test_mask_is_the_originals(stage):
     golden = official.load("swin_w7")[f"param/layers.{stage}.blocks.1.attn_mask"]
     side = 56 // 2**stage
-    np.testing.assert_array_equal(shift_mask(side, side, 7, 3), golden)
+    np.testing.assert_array_equal(windows.shift_mask(side, side, 7, 3), golden)
 
 
 @pytest.mark.parametrize("side", [112, 56, 28, 14])
@@ -121,18 +121,19 @@ def test_masks_at_448_keep_apart_what_the_roll_brought_together(side):
     flags = flags.reshape(side // 7, 7, side // 7, 7, 2).transpose(0, 2, 1, 3, 4)
     flags = flags.reshape(-1, 49, 2)
     apart = np.any(flags[:, :, None] != flags[:, None, :], axis=-1)
-    np.testing.assert_array_equal(shift_mask(side, side, 7, 3), np.where(apart, -100.0, 0.0))
+    mask = windows.shift_mask(side, side, 7, 3)
+    np.testing.assert_array_equal(mask, np.where(apart, -100.0, 0.0))
 
 
 def test_relative_position_index():
-    index = relative_position_index(7, 7)
+    index = windows.relative_position_index(7, 7)
     assert index[0, :9].tolist() == [84, 83, 82, 81, 80, 79, 78, 71, 70]
     key = "param/layers.0.blocks.0.attn.relative_position_index"
     np.testing.assert_array_equal(index, official.load("swin_w7")[key])
     # a smaller window reads the centre of the table
     table = centre_table(np.arange(9.0)[:, None], 4)[:, 0]
     np.testing.assert_array_equal(
-        table[relative_position_index(2, 4)], relative_position_index(2, 2)
+        table[windows.relative_position_index(2, 4)], windows.relative_position_index(2, 2)
     )
 
 

@@ -24,6 +24,15 @@ SPECS = {
     "lora": TaskSpec(TASKS, kind="lora", rank=RANK),
     "gain": TaskSpec(TASKS, kind="gain", rank=RANK),
     "split": TaskSpec(TASKS, kind="split", rank=RANK),
+    "task": TaskSpec(TASKS, kind="task", rank=RANK),
+    "independent": TaskSpec(TASKS, kind="independent", rank=RANK),
+    "sine_lora": TaskSpec(TASKS, kind="sine_lora", rank=RANK, frequency=2.0),
+    "3 x 3": TaskSpec(TASKS, rank=RANK, start="zero", kernel_size=3, lowpass=(7, 1.0)),
+    "3 x 3, full, anchored": TaskSpec(TASKS, rank=RANK, kernel_size=3, conv_mode="full"),
+    "3 x 3, independent": TaskSpec(
+        TASKS, kind="independent", rank=RANK, start="zero", kernel_size=3
+    ),
+    "3 x 3, lora": TaskSpec(TASKS, kind="lora", rank=RANK, kernel_size=3, lowpass=(7, 1.0)),
 }
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 
@@ -58,7 +67,7 @@ def test_updates_are_exactly_zero_at_the_start(spec):
     update = jax.jit(module(spec).apply)
     for omega in (spread(), spread(0.01, 300.0), spread(-5.0, 5.0)):
         for delta in (update(variables, omega), module(spec).apply(variables, omega)):
-            assert delta.shape == (spec.streams, IN, OUT)
+            assert delta.shape == (spec.streams, *2 * [spec.kernel_size], IN, OUT)
             assert not np.any(delta)
 
 
@@ -66,7 +75,8 @@ def test_updates_are_exactly_zero_at_the_start(spec):
 def test_gradient_at_the_start_is_not_zero(spec):
     """It reaches the up factor of each rule: the start is no dead point."""
     variables = started(spec)
-    direction = jax.random.normal(jax.random.key(5), (spec.streams, IN, OUT))
+    shape = (spec.streams, spec.kernel_size, spec.kernel_size, IN, OUT)
+    direction = jax.random.normal(jax.random.key(5), shape)
 
     @jax.jit
     @jax.grad
@@ -76,33 +86,59 @@ def test_gradient_at_the_start_is_not_zero(spec):
     assert float(jnp.abs(gradient(variables["params"])["up"]).max()) > 0
 
 
-def test_kinds_hold_equal_parameters_at_equal_rank():
+def test_parameter_counts_at_equal_rank():
     counts = {name: count(started(spec)["params"]) for name, spec in SPECS.items()}
-    assert set(spec.kind for spec in SPECS.values()) == set(KINDS)
+    assert {spec.kind for spec in SPECS.values()} == set(KINDS)
     factors = RANK * (IN + OUT)
     assert counts.pop("gain") == factors + TASKS
+    assert counts.pop("3 x 3") == counts.pop("3 x 3, lora") == factors + 9 * RANK
+    assert counts.pop("3 x 3, full, anchored") == factors + 9 * RANK**2
+    assert counts.pop("3 x 3, independent") == TASKS * (factors + 9 * RANK)
+    assert {counts.pop(name) for name in ("independent", "task")} == {TASKS * factors}
     assert set(counts.values()) == {factors}
     shapes = jax.tree.map(jnp.shape, started(SPECS["split"])["params"])
     assert shapes == {"up": (TASKS, OUT, RANK // TASKS), "down": (TASKS, IN, RANK // TASKS)}
 
 
-@each_spec
-def test_all_tasks_at_once_equal_one_at_a_time(spec):
-    variables, omega = moved(started(spec)), spread()
-    together = module(spec).apply(variables, omega)
-    params = variables["params"]
+def reference(spec: TaskSpec, variables: dict, omega: np.ndarray) -> np.ndarray:
+    """The updates by their equations, task by task, in float64."""
+    params = {name: np.asarray(leaf, np.float64) for name, leaf in variables["params"].items()}
+
+    def fused(leaves: dict, task: int) -> np.ndarray:
+        own = {k: v[task] if spec.copies else v for k, v in leaves.items() if k != "gain"}
+        if "conv" not in own:
+            return np.einsum("ir,or->io", own["down"], own["up"])[None, None]
+        rule = "uvr,ir,or->uvio" if own["conv"].ndim == 3 else "uvba,ib,oa->uvio"
+        return np.einsum(rule, own["conv"], own["down"], own["up"])
+
+    made = []
     for task in range(spec.streams):
-        if spec.kind == "sine":
-            one = {**variables}
-            single = TaskKernel(
-                IN, OUT, spec=TaskSpec(1, rank=RANK, start=spec.start, lowpass=spec.lowpass)
-            )
-            expected = single.apply(one, omega[task : task + 1])[0]
-        else:
-            rows = (lambda x, t=task: x[t]) if spec.kind == "split" else (lambda x: x)
-            gain = params["gain"][task] if spec.kind == "gain" else 1.0
-            expected = gain * spec.scale * rows(params["down"]) @ rows(params["up"]).T
-        np.testing.assert_allclose(together[task], expected, rtol=1e-5, atol=1e-6)
+        kernel = fused(params, task)
+        if spec.reads_frequencies or spec.kind == "sine_lora":
+            w = omega[task] if spec.reads_frequencies else spec.frequency
+            kernel = np.sin(w * kernel)
+            if spec.is_anchored:
+                frozen = {k: np.asarray(v) for k, v in variables["anchor"]["factors"].items()}
+                if "conv" in params:
+                    full = spec.conv_mode == "full"
+                    tap = np.asarray(sine.centre_tap(spec.kernel_size, spec.rank, full=full))
+                    frozen["conv"] = np.broadcast_to(tap, params["conv"].shape)
+                kernel = kernel - np.sin(w * fused(frozen, task))
+            kernel = kernel / (spec.kernel_size * np.sqrt(IN))
+        if spec.kind == "gain":
+            kernel = params["gain"][task] * kernel
+        if spec.lowpass is not None:
+            kernel = np.asarray(sine.gaussian_lowpass(jnp.asarray(kernel), *spec.lowpass))
+        made.append(spec.scale * kernel)
+    return np.stack(made)
+
+
+@each_spec
+def test_every_rule_follows_its_equation(spec):
+    variables, omega = moved(started(spec)), spread()
+    got = module(spec).apply(variables, omega)
+    expected = reference(spec, variables, np.asarray(omega, np.float64))
+    np.testing.assert_allclose(got, expected, atol=1e-5 * max(1.0, np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("start", ["anchored", "zero"])
@@ -116,7 +152,7 @@ def test_sine_follows_its_equation(start):
         up, down = (np.asarray(frozen[k], np.float64) for k in ("up", "down"))
         expected -= np.sin(omega[:, None, None] * (down @ up.T))
     got = module(spec).apply(variables, spread())
-    np.testing.assert_allclose(got, 3.0 / np.sqrt(IN) * expected, atol=1e-5)
+    np.testing.assert_allclose(got[:, 0, 0], 3.0 / np.sqrt(IN) * expected, atol=1e-5)
     # bounded whatever training does: one sine, or the difference of two
     assert float(jnp.abs(got).max()) <= (2 if start == "anchored" else 1) * 3.0 / np.sqrt(IN)
 
@@ -179,6 +215,8 @@ def test_cosine_of_the_other_kinds():
     [
         (dict(kind="sin"), "did you mean 'sine'"),
         (dict(start="anchor"), "did you mean 'anchored'"),
+        (dict(conv_mode="ful"), "did you mean 'full'"),
+        (dict(kernel_size=4), "kernel_size is 4; expected one of"),
         (dict(kind="split", rank=8), "multiple of 6"),
     ],
 )
@@ -194,17 +232,50 @@ def test_dense_merges_the_update_into_its_kernel():
     layer = Dense(IN, OUT, lora_rank=2, task=SPECS["anchored"])
     x = jax.random.normal(jax.random.key(0), (5, IN))
     keys = {"params": jax.random.key(1), "anchor": jax.random.key(2)}
-    variables = moved(layer.init(keys, spread(), method="task_kernels"))
-    kernels = layer.apply(variables, spread(), method="task_kernels")
+    variables = moved(layer.init(keys, spread(), method="task_maps"))
+    made = layer.apply(variables, spread(), method="task_maps")
+    kernels = made.kernel
+    assert made.update is None
     params = variables["params"]
     deltas = module(SPECS["anchored"]).apply(
         {"params": params["task"], "anchor": variables["anchor"]["task"]}, spread()
     )
+    deltas = deltas[:, 0, 0]
     np.testing.assert_allclose(x @ kernels, x @ params["kernel"] + x @ deltas, rtol=1e-4, atol=1e-5)
     # the shared path has the shared LoRA and no task part
     shared = x @ params["kernel"] + params["bias"]
     shared += 4.0 * (x @ params["lora_down"]) @ params["lora_up"].T
     np.testing.assert_allclose(layer.apply(variables, x), shared, rtol=1e-4, atol=1e-5)
+
+
+def test_a_larger_kernel_is_a_convolution_beside_the_frozen_map():
+    """T-merge for k = 3: the same as one convolution with the frozen kernel in the centre tap."""
+    spec = SPECS["3 x 3, full, anchored"]
+    layer = Dense(IN, OUT, task=spec)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 7, IN))
+    keys = {"params": jax.random.key(1), "anchor": jax.random.key(2)}
+    variables = moved(layer.init(keys, spread(), method="task_maps"))
+    made = layer.apply(variables, spread(), method="task_maps")
+    bias = variables["params"]["bias"]
+    for task in range(TASKS):
+        own = jax.tree.map(lambda leaf, task=task: leaf[task], made)
+        merged = sine.fold(variables["params"]["kernel"], own.update)
+        expected = jax.lax.conv_general_dilated(
+            x, merged, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        np.testing.assert_allclose(own(x, bias), expected + bias, rtol=1e-4, atol=1e-4)
+
+
+def test_the_sine_of_a_shared_lora_has_one_frequency():
+    layer = Dense(IN, OUT, lora_rank=2, lora_frequency=50.0)
+    x = jax.random.normal(jax.random.key(0), (5, IN))
+    start = layer.init(jax.random.key(1), x)
+    plain = x @ start["params"]["kernel"] + start["params"]["bias"]
+    np.testing.assert_array_equal(jax.jit(layer.apply)(start, x), jax.jit(lambda: plain)())
+    params = moved(start)["params"]
+    update = np.sin(50.0 * params["lora_down"] @ params["lora_up"].T) / np.sqrt(IN)
+    expected = x @ (params["kernel"] + 4.0 * update) + params["bias"]
+    np.testing.assert_allclose(layer.apply({"params": params}, x), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("axis", ["vmap", "map"])

@@ -1,0 +1,188 @@
+"""The published presets: exact parameter counts, the untouched start, tokens, clocks a layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.methods import METHODS
+from configs.pascal_context import get_config
+from sinewich_jax import config as configs
+from sinewich_jax.core import trees
+from sinewich_jax.errors import ConfigError
+from sinewich_jax.train import build
+from tests.helpers import fake_params
+
+TASKS = ("semseg", "human_parts", "saliency", "normals")
+
+
+def counts(word: str, **overrides) -> int:
+    config = get_config(word)
+    config.update(overrides)
+    made = build.experiment(configs.from_config_dict(config))
+    params = jax.eval_shape(
+        lambda: made.model.init(
+            {"params": jax.random.key(0), "anchor": jax.random.key(1)}, jnp.zeros((1, 64, 64, 3))
+        )
+    )["params"]
+    return trees.count(trees.split_tree(params, made.rules)["trainable"])
+
+
+@pytest.mark.parametrize(
+    ("word", "overrides", "trainable"),
+    [
+        # Specification of Free Sinewich, 6.3 (published 6.53 and 4.04 M) and 6.7.
+        ("sinewich_paper", {}, 6_510_428),
+        ("sinewich_paper", {"rank": 32}, 4_016_732),
+        ("sinewich_paper", {"clock_hidden": 8}, 6_529_882),
+        ("sinewich_paper", {"clock_hidden": 8, "rank": 32}, 4_036_186),
+        ("mtlora", {"rank": 16}, 4_953_146),
+        ("mtlora", {"rank": 32}, 6_083_642),
+        ("mtlora", {}, 8_344_634),
+        ("mtlora_plus", {}, 7_054_394),
+        ("mtlora_plus", {"rank": 32}, 4_664_378),
+        ("mtlora_plus", {"rank": 16}, 3_469_370),
+        ("tadformer", {"rank": 16}, 3_557_502),
+        ("tadformer", {"rank": 32}, 4_776_126),
+        ("tadformer", {}, 7_379_262),
+        ("tadformer_static", {}, 6_946_878),
+        # Table 4.2, with the wide clock: published 6.51, 6.53, 6.53, 10.22 and 7.41 M.
+        ("sinewich_paper,no_clock", {}, 6_506_762 + 9 * len(TASKS)),
+        ("sinewich_paper,no_lowpass", {"clock_hidden": 8}, 6_529_882),
+        ("sinewich_paper,independent_base", {"clock_hidden": 8}, 10_183_306),
+        ("sinewich_paper,independent_decoder", {"clock_hidden": 8}, 7_404_682),
+        ("sinewich_paper,no_sine", {}, 6_506_762),
+    ],
+)
+def test_trainable_parameters_on_swin_t(word, overrides, trainable):
+    assert counts(word, **overrides) == trainable
+
+
+@functools.cache
+def small(word: str):
+    """A preset on a narrow Swin: its model, and variables with noise in what is frozen."""
+    config = get_config(f"{word},debug")
+    made = build.experiment(configs.from_config_dict(config))
+    backbone = made.model.backbone.clone(
+        parent=None, embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 2, 4), window=4
+    )
+    model = made.model.clone(parent=None, backbone=backbone)
+    keys = {"params": jax.random.key(0), "anchor": jax.random.key(1)}
+    variables = jax.jit(lambda: model.init(keys, jnp.zeros((1, 32, 32, 3))))()
+    flat = trees.flatten_paths(variables["params"])
+    noise = fake_params(flat, seed=3, scale=0.1)
+    flat = {
+        k: v + noise[k] if "lora_" not in k and "/task/" not in k else v for k, v in flat.items()
+    }
+    return model, {**variables, "params": trees.unflatten_paths(flat)}, made.rules
+
+
+IMAGE = np.random.default_rng(0).standard_normal((2, 32, 48, 3)).astype(np.float32)
+
+
+def without_adapters(model, params):
+    """The same network, tokens and all, without LoRA and task kernels; and its parameters."""
+    plain = model.backbone.clone(parent=None, lora_rank=0, task=None)
+    kept = {
+        path: leaf
+        for path, leaf in trees.flatten_paths(params["backbone"]).items()
+        if "lora_" not in path and "/task/" not in path
+    }
+    return plain, {"params": trees.unflatten_paths(kept)}
+
+
+def test_the_untouched_paper_preset_equals_the_network_without_adapters_bit_for_bit():
+    model, variables, _ = small("sinewich_paper")
+    plain, frozen = without_adapters(model, variables["params"])
+    tokens = model.apply(variables, method=lambda m: m.task_tokens())
+    golden = jax.jit(lambda v, x, t: plain.apply(v, x, tokens=t))(frozen, IMAGE, tokens)
+    features = jax.jit(lambda v, x, w: model.apply(v, x, w, method="features"))
+    for omega in (jnp.array([60.0, 87.0, 113.0, 140.0]), jnp.array([1.0, 2.0, 3.0, 500.0])):
+        for ours, theirs in zip(features(variables, IMAGE, omega), golden, strict=True):
+            for t in range(len(TASKS)):
+                np.testing.assert_array_equal(ours[t], theirs[0])
+
+
+def test_every_layer_of_the_paper_preset_has_a_clock_that_reads_its_stage_tokens():
+    model, variables, _ = small("sinewich_paper")
+    omega = model.apply(variables, method="frequencies")
+    assert set(omega) == {f"stage{i}/{fc}" for i in range(4) for fc in ("fc1", "fc2")} | {"decoder"}
+    clock = variables["params"]["clock"]
+    for stage in range(4):
+        for fc in ("fc1", "fc2"):
+            assert clock[f"weights_stage{stage}_{fc}"].shape == (8 * 2**stage,)
+    assert clock["weights_decoder"].shape == (64,)
+    values = np.stack([np.asarray(table) for table in omega.values()])
+    assert np.all((values > 50) & (values < 150)) and len(np.unique(values)) == values.size
+
+
+def test_a_hidden_layer_in_the_clock_leaves_the_decoder_the_last_table():
+    model, _, _ = small("sinewich_paper")
+    wide = model.clone(parent=None, clock=dataclasses.replace(model.clock, hidden=8))
+    variables = jax.jit(lambda: wide.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))()
+    omega = wide.apply(variables, method="frequencies")
+    np.testing.assert_array_equal(omega["decoder"], omega["stage3/fc2"])
+    assert not any("decoder" in name for name in variables["params"]["clock"])
+
+
+def test_tokens_change_what_pixels_see_and_are_trained():
+    model, variables, rules = small("sinewich_paper")
+    other = {
+        **variables["params"],
+        "tokens": jax.tree.map(jnp.zeros_like, variables["params"]["tokens"]),
+    }
+    run = jax.jit(lambda v: model.apply(v, IMAGE, jnp.full(4, 100.0), method="features"))
+    before, after = run(variables), run({**variables, "params": other})
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in zip(before, after, strict=True))
+    trained = trees.flatten_paths(trees.split_tree(variables["params"], rules)["trainable"])
+    assert "tokens/start" in trained and "backbone/stage0_block0/token_norm/scale" in trained
+
+
+@pytest.mark.parametrize("word", ["sinewich_paper", "mtlora", "tadformer", "sine_lora"])
+def test_gradients_reach_what_is_trained(word):
+    model, variables, rules = small(word)
+    flat = trees.flatten_paths(variables["params"])
+    noise = fake_params(flat, seed=5, scale=0.1)
+    flat = {k: v + noise[k] for k, v in flat.items()}  # away from the start
+    parts = trees.split_tree(trees.unflatten_paths(flat), rules)
+    rest = {name: variables[name] for name in variables if name != "params"}
+
+    @jax.jit
+    @jax.grad
+    def gradients(trainable):
+        params = trees.merge_trees(trainable, parts["frozen"])
+        outputs, _ = model.apply(
+            {"params": params, **rest}, IMAGE, train=True, mutable=["batch_stats"]
+        )
+        return sum(jnp.sum(jnp.sin(output)) for output in outputs.values())
+
+    found = trees.flatten_paths(gradients(parts["trainable"]))
+    silent = {path for path, gradient in found.items() if not np.any(np.asarray(gradient))}
+    # Nothing reads the shared MLP of the very last block.
+    last = "backbone/stage3_block1"
+    allowed = {f"{last}/{fc}/lora_{side}" for fc in ("fc1", "fc2") for side in ("up", "down")}
+    if word == "tadformer":  # the authors' count includes norms that no block before the last reads
+        allowed |= {path for path in found if "_block0/token_norm" in path}
+        allowed -= {f"{last}/{fc}/lora_{side}" for fc in ("fc1", "fc2") for side in ("up", "down")}
+    assert silent <= allowed
+
+
+def test_every_word_builds_on_every_data_config():
+    from configs import ccp, folder, kitchen, scenes
+
+    for module in (scenes, ccp, kitchen, folder):
+        for word in METHODS:
+            configs.from_config_dict(module.get_config(word))
+
+
+@pytest.mark.parametrize("word", ["mtlora", "mtlora_plus", "tadformer", "sinewich_paper"])
+def test_what_only_a_swin_has_is_refused_on_a_mobile_network(word):
+    from configs import ccp
+
+    with pytest.raises(ConfigError, match="mobilenet_v2"):
+        build.experiment(configs.from_config_dict(ccp.get_config(word)))
