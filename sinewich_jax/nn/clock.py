@@ -30,7 +30,7 @@ class ClockSpec:
       shift: initial c.
       token_dim: width of the task tokens, where they are the clock's own.
       hidden: width of a hidden layer of each net; None for the published single layer. With it
-        the last of the layers (the decoder) reads the table of the one before.
+        the decoder has no net of its own and reads the table of the last task layer.
     """
 
     num_tasks: int
@@ -81,9 +81,8 @@ class Clock(nn.Module):
         spec = self.spec
         stages = {layer: layer.split("/")[0] for layer in self.layers}
         table_of = clock.assign_clocks(spec.scope, stages)
-        if spec.hidden and len(self.layers) > 1:
-            *before, last = self.layers
-            table_of[last] = table_of[before[-1]]
+        if spec.hidden and "decoder" in table_of and len(self.layers) > 1:
+            table_of["decoder"] = table_of[self.layers[-2]]
         if spec.kind == "net" and lifted is None:
             shape = (spec.num_tasks, spec.token_dim)
             lifted = [self.param("tokens", task_tokens, shape)]

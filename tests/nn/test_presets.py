@@ -76,9 +76,8 @@ def small(word: str):
     variables = jax.jit(lambda: model.init(keys, jnp.zeros((1, 32, 32, 3))))()
     flat = trees.flatten_paths(variables["params"])
     noise = fake_params(flat, seed=3, scale=0.1)
-    flat = {
-        k: v + noise[k] if "lora_" not in k and "/task/" not in k else v for k, v in flat.items()
-    }
+    frozen = [path for path in flat if "lora_" not in path and "/task/" not in path]
+    flat.update({path: flat[path] + noise[path] for path in frozen})
     return model, {**variables, "params": trees.unflatten_paths(flat)}, made.rules
 
 
