@@ -228,7 +228,7 @@ def _task_kernels(
     def gather(model: Swin) -> list[tuple[jax.Array, jax.Array]]:
         return [
             tuple(
-                getattr(blocks[-1], layer).task_maps(omega.get(f"stage{stage}/{layer}")).kernel
+                getattr(blocks[-1], layer).task_kernels(omega.get(f"stage{stage}/{layer}"))
                 for layer in _LAYERS
             )
             for stage, blocks in enumerate(model.blocks)

@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sinewich_jax.nn.layers import Dense, Drop, LayerNorm, TaskMap, drop_path, trunc_normal
+from sinewich_jax.nn.layers import Dense, Drop, LayerNorm, apply_kernel, drop_path, trunc_normal
 from sinewich_jax.nn.streams import each_task
 from sinewich_jax.nn.task_kernel import TaskSpec
 from sinewich_jax.nn.windows import Frame, pad_to_multiple, relative_position_index
@@ -191,8 +191,11 @@ class SwinBlock(nn.Module):
         )
 
     def gather(self, attended: Attended) -> Array | None:
-        """What the tokens saw, projected and averaged over the windows, (B, T, C)."""
-        return None if attended.tokens is None else jnp.mean(self.proj(attended.tokens), axis=1)
+        """What the tokens saw, averaged over the windows and projected, (B, T, C).
+
+        The projection is linear, so its mean over the windows is the projection of the mean.
+        """
+        return None if attended.tokens is None else self.proj(jnp.mean(attended.tokens, axis=1))
 
     def mlp(self, x: Array, drop: Drop | None = None) -> Array:
         """The MLP half on the shared stream, with its residual."""
@@ -257,16 +260,16 @@ class KernelBlock(SwinBlock):
         self, x: Array, omega: Mapping[str, Array | None], drop: Drop | None = None
     ) -> Array:
         y = self.norm2(x)
-        maps = self.fc1.task_maps(omega["fc1"]), self.fc2.task_maps(omega["fc2"])
+        kernels = self.fc1.task_kernels(omega["fc1"]), self.fc2.task_kernels(omega["fc2"])
         bias1, bias2 = self.fc1.task_bias(), self.fc2.task_bias()
         late = drop and drop.fold(1)
 
-        def stream(y: Array, maps: tuple[TaskMap, TaskMap]) -> Array:
-            first, second = maps
-            branch = second(nn.gelu(first(y, bias1), approximate=False), bias2)
-            return x + drop_path(branch, late)
+        def stream(y: Array, kernels: tuple[Array, Array]) -> Array:
+            first, second = kernels
+            hidden = nn.gelu(apply_kernel(y, first, bias1), approximate=False)
+            return x + drop_path(apply_kernel(hidden, second, bias2), late)
 
-        return each_task(stream, y, maps, self.task_axis)
+        return each_task(stream, y, kernels, self.task_axis)
 
     def task_diagnostics(self, omega: Mapping[str, Array | None]) -> dict[str, Any]:
         """Diagnostics of the task kernels on fc1 and fc2."""

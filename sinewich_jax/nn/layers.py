@@ -17,7 +17,6 @@ import jax.numpy as jnp
 
 from sinewich_jax.core import sine
 from sinewich_jax.nn.convolutions import conv_same
-from sinewich_jax.nn.streams import repeat
 from sinewich_jax.nn.task_kernel import TaskKernel, TaskSpec
 
 Array = jax.Array
@@ -39,7 +38,7 @@ class Dense(nn.Module):
     """A linear map on the last axis, with an optional shared LoRA and an optional task part.
 
     ``y = x W + b + lora_scale * (x D) U^T`` with ``D`` (in, r) and ``U`` (out, r). The task part
-    does not act in :meth:`__call__`; :meth:`task_maps` returns the map of each task.
+    does not act in :meth:`__call__`; :meth:`task_kernels` returns the merged kernel of each task.
 
     Attributes:
       in_features: width of the input.
@@ -102,18 +101,17 @@ class Dense(nn.Module):
         low = x @ self.lora_down.astype(self.dtype)
         return self.lora_scale * (low @ self.lora_up.astype(self.dtype).T)
 
-    def task_maps(self, omega: Array | None) -> TaskMap:
-        """The map of every task, each leaf with a leading axis S = T or 1.
+    def task_kernels(self, omega: Array | None) -> Array:
+        """The merged kernels ``W + delta_t`` of all tasks, S = T or 1.
 
-        With k = 1 the update is merged into the kernel, which is exact (spec: T-merge), and one
-        product instead of two is computed. A larger kernel is a convolution beside the frozen map,
-        so that an untouched task stays equal to the frozen map bit for bit.
+        Merging is exact (spec: T-merge), and one product instead of two is computed; the frozen map
+        is the centre tap of a larger kernel.
+
+        Returns:
+          (S, in, out) for k = 1, else (S, k, k, in, out), for :func:`apply_kernel`.
         """
-        update = self.task_kernel(omega)
-        if self.task.kernel_size == 1:
-            return TaskMap((self.kernel + update[:, 0, 0]).astype(self.dtype))
-        frozen = repeat(self.kernel.astype(self.dtype), self.task.streams)
-        return TaskMap(frozen, update.astype(self.dtype))
+        merged = jax.vmap(sine.fold, (None, 0))(self.kernel, self.task_kernel(omega))
+        return merged.astype(self.dtype)
 
     def task_bias(self) -> Array:
         """The bias in compute dtype; zeros when there is none."""
@@ -122,21 +120,18 @@ class Dense(nn.Module):
         return self.bias.astype(self.dtype)
 
 
-class TaskMap(NamedTuple):
-    """A linear map under the kernel of one task.
+def apply_kernel(x: Array, kernel: Array, bias: Array) -> Array:
+    """A linear map of each pixel, or a convolution.
 
-    Attributes:
-      kernel: (in, out), the frozen kernel with whatever could be merged into it.
-      update: (k, k, in, out), a convolution beside it, or None.
+    Args:
+      x: (B, H, W, in).
+      kernel: (in, out), or (k, k, in, out).
+      bias: (out,).
+
+    Returns:
+      (B, H, W, out).
     """
-
-    kernel: Array
-    update: Array | None = None
-
-    def __call__(self, x: Array, bias: Array) -> Array:
-        """Maps (B, H, W, in) to (B, H, W, out)."""
-        y = x @ self.kernel + bias
-        return y if self.update is None else y + conv_same(x, self.update)
+    return (x @ kernel if kernel.ndim == 2 else conv_same(x, kernel)) + bias
 
 
 class LayerNorm(nn.Module):

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from sinewich_jax.core.trees import unflatten_paths
 from sinewich_jax.errors import CheckpointError, ConfigError
 from sinewich_jax.nn.convolutions import Conv, DepthwiseConv, relu6
-from sinewich_jax.nn.layers import Dense, TaskMap
+from sinewich_jax.nn.layers import Dense, apply_kernel
 from sinewich_jax.nn.quantised import load_quantised
 from sinewich_jax.nn.streams import each_task
 from sinewich_jax.nn.task_kernel import TaskSpec
@@ -147,10 +147,10 @@ class InvertedResidual(nn.Module):
         """The same once for each task: (S, B, h, w, C), S = T or 1."""
         bias = self.project.task_bias()
 
-        def stream(hidden: Array, task_map: TaskMap) -> Array:
-            return self._residual(x, task_map(hidden, bias))
+        def stream(hidden: Array, kernel: Array) -> Array:
+            return self._residual(x, apply_kernel(hidden, kernel, bias))
 
-        return each_task(stream, hidden, self.project.task_maps(omega), self.task_axis)
+        return each_task(stream, hidden, self.project.task_kernels(omega), self.task_axis)
 
     def __call__(self, x: Array) -> Array:
         """The whole block on the shared stream."""

@@ -237,7 +237,10 @@ class Swin(nn.Module):
                 streams, maps = last.split(maps, frequencies, own[-1])
             if stage < len(self.merges):
                 merge = self.merges[stage]
-                features.append(streams if self.features == "stage" else merge(streams))
+                # Stream by stream: a product over all streams at once would sum in another order,
+                # and an untouched task would differ from the frozen backbone in the last bit.
+                merged = self.features == "merged"
+                features.append(jnp.stack([merge(x) for x in streams]) if merged else streams)
                 lifted = None if lifts is None else maps.tokens @ lifts[stage].astype(self.dtype)
                 maps = Maps(merge(maps.pixels), lifted)
             else:

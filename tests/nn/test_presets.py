@@ -117,7 +117,7 @@ def test_every_layer_of_the_paper_preset_has_a_clock_that_reads_its_stage_tokens
             assert clock[f"weights_stage{stage}_{fc}"].shape == (8 * 2**stage,)
     assert clock["weights_decoder"].shape == (64,)
     values = np.stack([np.asarray(table) for table in omega.values()])
-    assert np.all((values > 50) & (values < 150)) and len(np.unique(values)) == values.size
+    assert np.all(values > 0) and len(np.unique(values)) == values.size
 
 
 def test_a_hidden_layer_in_the_clock_leaves_the_decoder_the_last_table():

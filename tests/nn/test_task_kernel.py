@@ -12,7 +12,7 @@ import pytest
 from sinewich_jax.core import sine
 from sinewich_jax.core.trees import count
 from sinewich_jax.errors import ConfigError
-from sinewich_jax.nn.layers import Dense
+from sinewich_jax.nn.layers import Dense, apply_kernel
 from sinewich_jax.nn.streams import each_task
 from sinewich_jax.nn.task_kernel import KINDS, TaskKernel, TaskSpec
 
@@ -232,10 +232,8 @@ def test_dense_merges_the_update_into_its_kernel():
     layer = Dense(IN, OUT, lora_rank=2, task=SPECS["anchored"])
     x = jax.random.normal(jax.random.key(0), (5, IN))
     keys = {"params": jax.random.key(1), "anchor": jax.random.key(2)}
-    variables = moved(layer.init(keys, spread(), method="task_maps"))
-    made = layer.apply(variables, spread(), method="task_maps")
-    kernels = made.kernel
-    assert made.update is None
+    variables = moved(layer.init(keys, spread(), method="task_kernels"))
+    kernels = layer.apply(variables, spread(), method="task_kernels")
     params = variables["params"]
     deltas = module(SPECS["anchored"]).apply(
         {"params": params["task"], "anchor": variables["anchor"]["task"]}, spread()
@@ -248,22 +246,23 @@ def test_dense_merges_the_update_into_its_kernel():
     np.testing.assert_allclose(layer.apply(variables, x), shared, rtol=1e-4, atol=1e-5)
 
 
-def test_a_larger_kernel_is_a_convolution_beside_the_frozen_map():
-    """T-merge for k = 3: the same as one convolution with the frozen kernel in the centre tap."""
+def test_a_larger_kernel_is_a_convolution_with_the_frozen_map_in_its_centre():
     spec = SPECS["3 x 3, full, anchored"]
     layer = Dense(IN, OUT, task=spec)
     x = jax.random.normal(jax.random.key(0), (2, 5, 7, IN))
     keys = {"params": jax.random.key(1), "anchor": jax.random.key(2)}
-    variables = moved(layer.init(keys, spread(), method="task_maps"))
-    made = layer.apply(variables, spread(), method="task_maps")
-    bias = variables["params"]["bias"]
-    for task in range(TASKS):
-        own = jax.tree.map(lambda leaf, task=task: leaf[task], made)
-        merged = sine.fold(variables["params"]["kernel"], own.update)
-        expected = jax.lax.conv_general_dilated(
-            x, merged, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    variables = moved(layer.init(keys, spread(), method="task_kernels"))
+    kernels = layer.apply(variables, spread(), method="task_kernels")
+    params = variables["params"]
+    own = {"params": params["task"], "anchor": variables["anchor"]["task"]}
+    deltas = module(spec).apply(own, spread())
+    frozen = x @ params["kernel"] + params["bias"]
+    for kernel, delta in zip(kernels, deltas, strict=True):
+        convolved = jax.lax.conv_general_dilated(
+            x, delta, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        np.testing.assert_allclose(own(x, bias), expected + bias, rtol=1e-4, atol=1e-4)
+        got = apply_kernel(x, kernel, params["bias"])
+        np.testing.assert_allclose(got, frozen + convolved, rtol=1e-4, atol=1e-4)
 
 
 def test_the_sine_of_a_shared_lora_has_one_frequency():
