@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +22,7 @@ def conv_same(x: Array, kernel: Array) -> Array:
     """A k x k convolution with stride one and zero padding, as a sum of k * k shifted products.
 
     Batched over tasks, a convolution becomes a grouped one, which compilers for CPU run slowly;
-    products batch as products everywhere. Sums are in float32.
+    products batch as products everywhere.
 
     Args:
       x: (..., H, W, in).
@@ -31,20 +31,18 @@ def conv_same(x: Array, kernel: Array) -> Array:
     Returns:
       (..., H, W, out) in the dtype of ``x``.
     """
-    size = kernel.shape[0]
-    height, width = x.shape[-3:-1]
-    margin = (size // 2, size // 2)
-    padded = jnp.pad(x, (*[(0, 0)] * (x.ndim - 3), margin, margin, (0, 0)))
-    products = (
-        jnp.matmul(
-            padded[..., row : row + height, column : column + width, :],
-            kernel[row, column],
-            preferred_element_type=jnp.float32,
-        )
-        for row in range(size)
-        for column in range(size)
-    )
-    return functools.reduce(jnp.add, products).astype(x.dtype)
+    size, (height, width) = kernel.shape[0], x.shape[-3:-1]
+    margin = size // 2
+    edges = [(0, 0)] * (x.ndim - 3) + [(margin, margin), (margin, margin), (0, 0)]
+    padded = jnp.pad(x, edges)
+    # The centre first and from the map itself: where the other taps are zero, the result is that
+    # of a plain product to the last bit.
+    y = x @ kernel[margin, margin]
+    for row, column in itertools.product(range(size), repeat=2):
+        if (row, column) != (margin, margin):
+            shifted = padded[..., row : row + height, column : column + width, :]
+            y = y + shifted @ kernel[row, column]
+    return y
 
 
 class Conv(nn.Module):
