@@ -71,25 +71,30 @@ def _run() -> int:
     if "objective" in _CONFIG.value:
         return _pretrain()
     config = configs.from_config_dict(_CONFIG.value)
+    is_single = config.method == "single_task"
     if _DRY_RUN.value:
         # Nothing is computed but shapes, so no accelerator has to be found.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        from sinewich_jax.train import build, setup
+        from sinewich_jax.train import build, setup, single_task
 
         # Which weights the backbone starts from does not change its size, and may be absent.
         shapes = dataclasses.replace(config, backbone_weights="random")
-        counts = setup.parameter_counts(build.experiment(shapes))
+        runs = single_task.task_configs(shapes).values() if is_single else [shapes]
+        each = [setup.parameter_counts(build.experiment(run)) for run in runs]
+        counts = {key: sum(one[key] for one in each) for key in each[0]}
         print(json.dumps({**counts, "method": config.method, "tasks": list(config.tasks)}))
         return 0
 
-    from sinewich_jax.train import cache, loop, memory
+    from sinewich_jax.train import cache, loop, memory, single_task
 
     cache.enable_compilation_cache()
     memory.keep_freed_memory()
     workdir = _workdir()
-    outcome = loop.train(config, workdir, references=_REFERENCE.value)
+    train = single_task.train if is_single else loop.train
+    outcome = train(config, workdir, references=_REFERENCE.value)
     if outcome.status == "finished":
-        print(f"results: {workdir / 'results.md'}", file=sys.stderr)
+        where = workdir / "*" if is_single else workdir
+        print(f"results: {where / 'results.md'}", file=sys.stderr)
     return 0
 
 

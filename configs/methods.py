@@ -23,6 +23,7 @@ The words are joined by commas after the name of a config, later ones changing e
     tadformer_static    the same with the static filters of the authors' release
     decoder_only        no adapters: heads on frozen features
     full_ft             everything trained from the pretrained backbone
+    single_task         the same once for each task, one run after another in WORKDIR/<task>
     scratch             everything trained from a random start
 """
 
@@ -66,5 +67,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "tadformer_static": {"method": "tadformer", "filter": "static", **_PLUS},
     "decoder_only": {"method": "decoder_only"},
     "full_ft": {"method": "full_ft"},
+    "single_task": {"method": "single_task"},
     "scratch": {"method": "scratch"},
 }

@@ -29,6 +29,7 @@ Method = Literal[
     "tadformer",
     "decoder_only",
     "full_ft",
+    "single_task",
     "scratch",
 ]
 Group = Literal["norms", "patch_embed", "bias_table", "merging", "all"]

@@ -39,6 +39,8 @@ _TASK_KINDS = {
     "lora_split": "split",
     "lora_task": "task",
 }
+# Methods that train the whole backbone.
+_FULL = ("full_ft", "single_task", "scratch")
 # What differs on a Swin only, by the config keys and words that ask for it.
 _SWIN_METHODS = ("mtlora", "mtlora_plus", "tadformer")
 _SWIN_VALUES = {"tokens": "vpt", "features": "merged"}
@@ -221,8 +223,13 @@ def experiment(
     Raises:
       ConfigError: words or sizes that do not fit together, an unknown weighting or option of it.
     """
+    if config.method == "single_task" and len(config.tasks) > 1:
+        raise ConfigError(
+            f"method 'single_task' trains one network a task, found {len(config.tasks)} tasks in "
+            "one run; train with train.py, which makes a run of each, or name one task"
+        )
     made = tuple(_task(config, name) for name in config.tasks)
-    groups = ("all",) if config.method in ("full_ft", "scratch") else config.trainable
+    groups = ("all",) if config.method in _FULL else config.trainable
     given = {"train": train_source, "eval": eval_source}
     sources = {part: source for part, source in given.items() if source is not None}
     weighting = make_weighting(config.weighting, len(made), **dict(config.weighting_options))

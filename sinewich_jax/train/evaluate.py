@@ -231,8 +231,8 @@ def read_references(
     """The primary metrics of other runs, by task; later directories win.
 
     Args:
-      directories: work directories of finished single-task runs, or names of published tables
-        (``tasks.REFERENCES``).
+      directories: work directories of finished single-task runs, directories that hold some, or
+        names of published tables (``tasks.REFERENCES``).
       config: the run that is compared with them; None does not look at their data.
 
     Raises:
@@ -240,7 +240,7 @@ def read_references(
         one that was scored on other examples.
     """
     references: dict[str, float] = {}
-    for directory in directories:
+    for directory in itertools.chain.from_iterable(map(_runs_in, directories)):
         if str(directory) in tasks.REFERENCES and not Path(directory).exists():
             references |= _published(str(directory), config)
             continue
@@ -254,6 +254,15 @@ def read_references(
         if config is not None:
             _check_comparable(Path(directory), config)
     return references
+
+
+def _runs_in(directory: str | Path) -> list[str | Path]:
+    """The directory itself, or the finished runs that it holds if it is none."""
+    path = Path(directory)
+    if (path / workdirs.RESULTS_FILE).exists():
+        return [directory]
+    inner = sorted(file.parent for file in path.glob(f"*/{workdirs.RESULTS_FILE}"))
+    return inner or [directory]
 
 
 def _published(name: str, config: Config | None) -> dict[str, float]:
