@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from sinewich_jax.storage import arrays
+from tests.data.archives import trees
 from tests.helpers import data_root
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -80,6 +81,48 @@ def test_folder(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     check_run(tmp_path / "run", ("semseg", "saliency"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "make", "word"),
+    [
+        ("pascal_context", trees.pascal, "sinewich_paper"),
+        ("pascal_context", trees.pascal, "tadformer"),
+        ("nyud", trees.nyud, "mtlora_plus"),
+        ("cityscapes", trees.cityscapes, "sine_lora"),
+    ],
+)
+def test_published_methods_on_published_layouts(tmp_path, name, make, word):
+    place = make(tmp_path / "data" / name)
+    run = tmp_path / "run"
+    flags = (f"--config.data_dir={place}", "--config.image_size=(64, 64)")
+    done = train(f"configs/{name}.py:{word},debug", run, *flags)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "results.json").read_text())["steps"] == 2
+    for file in ("results.md", "curves.png", "panels/overview.png"):
+        assert (run / file).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_single_task_trains_one_network_a_task_and_is_a_reference(tmp_path):
+    run = tmp_path / "single"
+    chosen = "--config.tasks=('depth','edge')"
+    done = train("configs/scenes.py:single_task,debug", run, chosen)
+    assert done.returncode == 0, done.stderr
+    for task in ("depth", "edge"):
+        assert set(json.loads((run / task / "results.json").read_text())["tasks"]) == {task}
+    done = train("configs/scenes.py:lora,debug", tmp_path / "lora", chosen, f"--reference={run}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "lora" / "results.json").read_text())["delta_m"] is not None
+
+
+def test_dry_run_counts_without_the_data():
+    command = [sys.executable, "train.py", "--config=configs/pascal_context.py:mtlora", "--dry_run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert counts["trainable"] == 8_344_634 and counts["total"] == 34_262_906
 
 
 @pytest.mark.parametrize("name", ["ccp", "kitchen"])
