@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -185,3 +187,15 @@ def test_what_only_a_swin_has_is_refused_on_a_mobile_network(word):
 
     with pytest.raises(ConfigError, match="mobilenet_v2"):
         build.experiment(configs.from_config_dict(ccp.get_config(word)))
+
+
+def documented() -> list[tuple[str, int]]:
+    """The words and counts of the table in docs/methods.md."""
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w,]+)` \|.*\| ([\d,]+) \|$", text, re.M)
+    return [(word, int(number.replace(",", ""))) for word, number in rows]
+
+
+@pytest.mark.parametrize(("word", "trainable"), documented())
+def test_the_counts_of_the_page_are_those_of_the_code(word, trainable):
+    assert counts(word) == trainable
