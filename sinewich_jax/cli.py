@@ -24,6 +24,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "sinewich_jax.train.evaluate_verb",
         "score the newest checkpoint of a run and rewrite its results",
     ),
+    "predict": (
+        "sinewich_jax.train.predict_verb",
+        "look at photographs of your own with a run: a picture and one file a task for each",
+    ),
     "import-backbone": (
         "sinewich_jax.convert.import_verb",
         "turn Swin weights of another library into a backbone of this one",

@@ -23,6 +23,7 @@ _HOMES = {
     "write_overview": "overview",
     "write_page": "study",
     "write_panels": "panels",
+    "write_predictions": "predictions",
     "write_results": "results",
 }
 

@@ -146,6 +146,13 @@ def tile(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
     )
 
 
+def photograph(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """An input at (height, width), smoothly resized: it is a picture, not a map of pixels."""
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize(
+        (size[1], size[0]), Image.Resampling.LANCZOS
+    )
+
+
 def shown(label: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """A label with 0 where it is invalid: what stands there may be no class at all.
 

@@ -65,7 +65,9 @@ def draw_overview(
     for text, x in titles:
         canvas.write(page, (x, top - 8), text, canvas.BODY, anchor="ms", bold=True)
     for example in examples:
-        page.paste(_photograph(np.asarray(example["image"]), (tall, wide)), (canvas.MARGIN, top))
+        page.paste(
+            canvas.photograph(np.asarray(example["image"]), (tall, wide)), (canvas.MARGIN, top)
+        )
         for row, text in enumerate(("prediction", "truth")):
             centre = top + row * (height + GAP) + height // 2
             canvas.write_upwards(page, (first - LABELS // 2 - 1, centre), text, canvas.SMALL)
@@ -81,10 +83,3 @@ def draw_overview(
                 page.paste(canvas.tile(picture, (height, width)), at)
         top += tall + BETWEEN
     return page
-
-
-def _photograph(pixels: np.ndarray, size: tuple[int, int]) -> Image.Image:
-    """The input, smoothly resized: it is a picture, not a map of pixels."""
-    return Image.fromarray(np.ascontiguousarray(pixels)).resize(
-        (size[1], size[0]), Image.Resampling.LANCZOS
-    )
