@@ -39,6 +39,8 @@ _TASK_KINDS = {
     "lora_split": "split",
     "lora_task": "task",
 }
+# Matrices without weight decay.
+_UNDECAYED = r"clock/.*|tokens/start|.*/task/.*|.*bias.*"
 # Methods that train the whole backbone.
 _FULL = ("full_ft", "single_task", "scratch")
 # What differs on a Swin only, by the config keys and words that ask for it.
@@ -170,8 +172,8 @@ class Experiment:
     def optimizer(self, config: Config, abstract_params: Any) -> optax.GradientTransformation:
         """AdamW with a cosine, rates of their own for adapters and decoder, decay of plain kernels.
 
-        Neither the clock nor the task kernels decay: pulling an anchored kernel towards zero would
-        pull it away from its anchor.
+        Neither clock and tokens nor the task kernels decay: pulling an anchored kernel towards zero
+        would pull it away from its anchor.
         """
         schedule = optax.warmup_cosine_decay_schedule(
             init_value=0.0,
@@ -192,9 +194,7 @@ class Experiment:
 
         rates = trees.map_paths(lambda path, _: first_match(path), abstract_params)
         decays = trees.map_paths(
-            lambda path, leaf: (
-                leaf.ndim > 1 and not re.fullmatch(r"clock/.*|.*/task/.*|.*bias.*", path)
-            ),
+            lambda path, leaf: leaf.ndim > 1 and not re.fullmatch(_UNDECAYED, path),
             abstract_params,
         )
         return optax.chain(

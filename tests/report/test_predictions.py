@@ -28,7 +28,8 @@ def test_every_tile_shows_its_task(height, width, tmp_path):
         found = [
             left
             for left in range(canvas.MARGIN + wide, pixels.shape[1] - wide + 1)
-            if np.array_equal(pixels[top : top + tall, left : left + wide], expected)
+            if np.array_equal(pixels[top, left : left + wide], expected[0])
+            and np.array_equal(pixels[top : top + tall, left : left + wide], expected)
         ]
         assert len(found) == 1
     path = report.write_predictions(tmp_path / "p.png", [DEPTH], image, values, "x" * 80)
