@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from sinewich_jax.data.archives.edges import boundaries, edges, thin
+from sinewich_jax.core.thinning import thin
+from sinewich_jax.data.archives.edges import boundaries, edges
 
 GOLDEN = np.load(Path(__file__).parent / "fixtures/edges.npz")
 EIGHT = np.ones((3, 3), int)
