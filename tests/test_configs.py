@@ -44,6 +44,15 @@ def test_scenes(tmp_path):
     done = train("configs/scenes.py:debug", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     check_run(tmp_path / "run", ("semseg", "human_parts", "saliency", "normals", "depth", "edge"))
+    command = [sys.executable, "-m", "sinewich_jax.cli", "evaluate", str(tmp_path / "run")]
+    environment = {**os.environ, "SINEWICH_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [*command, "--boundaries"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text(encoding="utf-8"))
+    assert {"ods", "ois", "ods_ap"} <= results["tasks"]["edge"]["all"].keys()
+    assert "odsF" in done.stdout
 
 
 @pytest.mark.slow

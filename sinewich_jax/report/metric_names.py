@@ -27,6 +27,10 @@ _NAMES = {
     "recall": ("recall", "at the threshold of F"),
     "threshold": ("threshold", "where F is best"),
     "f_image": ("F, best an image", "each image at its own threshold, counts then pooled"),
+    "ods": ("odsF", "suppression, thinning, one-to-one matching; best of 101 thresholds"),
+    "ods_threshold": ("threshold of odsF", "one for all images"),
+    "ois": ("oisF", "as odsF, each image at its own threshold"),
+    "ods_ap": ("average precision of matching", "area under precision against recall"),
     "ap": ("average precision", "area under precision against recall"),
 }
 

@@ -6,7 +6,7 @@
     P = matched predictions / predictions,   R = matched truth / truth,   F = 2 P R / (P + R)
 
 summed over the set before dividing. ``ods`` is the best F at one threshold for all images, ``ois``
-lets every image choose its own, ``ap`` is the area under precision against recall.
+lets every image choose its own, ``ods_ap`` is the area under precision against recall.
 
 Convention of the BSDS and SEISM tools (Martin et al. 2004; Pont-Tuset and Marques 2013) as the
 multi-task literature runs them: ``max_distance`` .0075 for PASCAL, .011 for NYUD; suppression as in
@@ -87,9 +87,9 @@ class BoundaryScore:
         self._rows.append(np.array(rows, np.int64))
 
     def compute(self) -> dict[str, float]:
-        """``ods``, ``ods_threshold``, ``ois`` and ``ap``; NaN without an image."""
+        """``ods``, ``ods_threshold``, ``ois`` and ``ods_ap``; NaN without an image."""
         if not self._rows:
-            return dict.fromkeys(("ods", "ods_threshold", "ois", "ap"), math.nan)
+            return dict.fromkeys(("ods", "ods_threshold", "ois", "ods_ap"), math.nan)
         counts = np.stack(self._rows)  # (images, thresholds, 3)
         precision, recall, f = _scores(counts.sum(0))
         best = int(np.argmax(f))
@@ -101,7 +101,7 @@ class BoundaryScore:
             "ods": float(f[best]),
             "ods_threshold": float(self.thresholds[best]),
             "ois": float(_scores(picked)[2]),
-            "ap": float(np.sum(steps * precision[::-1])),
+            "ods_ap": float(np.sum(steps * precision[::-1])),
         }
 
 

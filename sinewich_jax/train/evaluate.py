@@ -16,11 +16,14 @@ import numpy as np
 from sinewich_jax import data, parallel, storage, tasks
 from sinewich_jax.config import Config
 from sinewich_jax.data import pipeline
-from sinewich_jax.errors import CheckpointError
+from sinewich_jax.errors import CheckpointError, ConfigError
+from sinewich_jax.tasks import boundary
+from sinewich_jax.tasks.edge import Edge
 from sinewich_jax.train import checkpointing, monitor, timing, writers
 from sinewich_jax.train import state as states
 from sinewich_jax.train import step as steps
 from sinewich_jax.train import workdir as workdirs
+from sinewich_jax.train.progress import progress_bar
 from sinewich_jax.train.setup import Setup, set_up
 
 Scores = dict[str, dict[str, float]]
@@ -75,6 +78,36 @@ class Evaluator:
                 for batch in self._batches()
             ),
         )
+
+    def boundaries(self, state: states.TrainState, constants: Any, data_name: str) -> Scores:
+        """odsF and its kin of every edge task, on the host: ``{task: {metric: value}}``.
+
+        Args:
+          state: the trained state.
+          constants: the frozen tree.
+          data_name: data set, which has its own matching distance.
+
+        Raises:
+          ConfigError: no edge task, or several processes, whose images it could not gather.
+        """
+        edges = [task for task in self.tasks if isinstance(task, Edge)]
+        if not edges or jax.process_count() > 1:
+            found = "no edge task" if not edges else f"{jax.process_count()} processes"
+            raise ConfigError(f"the boundary benchmark needs an edge task on one process; {found}")
+        reach = boundary.MAX_DISTANCE.get(data_name, boundary.BoundaryScore.max_distance)
+        scores = {task.name: boundary.BoundaryScore(reach) for task in edges}
+        with progress_bar("boundaries", len(self.source)) as advance:
+            for batch in self._host_batches():
+                image = parallel.put_batch(batch["image"], self._mesh)
+                logits = self._logits(state, constants, image)
+                for task in edges:
+                    claims = np.asarray(task.predict(_local_rows(logits[task.name])))
+                    labels, valid = batch["labels"][task.name], batch["valid"][task.name]
+                    for claim, label, mask in zip(claims, labels, valid, strict=True):
+                        if mask.any():  # a padded example has no valid pixel
+                            scores[task.name].add(claim, label, mask)
+                advance(min(len(self.source), int(batch["index"].max()) + 1))
+        return {name: score.compute() for name, score in scores.items()}
 
     def diagnose(self, state: states.TrainState, constants: Any) -> dict[str, float]:
         """Frequencies, modulation index and update cosine as flat scalars."""
@@ -295,6 +328,7 @@ def report_run(
     constants: Any,
     times: Mapping[str, float],
     references: Mapping[str, float],
+    boundaries: bool = False,
 ) -> dict[str, Any]:
     """Scores a trained state and writes panels, ``results.md`` and ``results.json``.
 
@@ -308,16 +342,21 @@ def report_run(
       constants: the frozen tree.
       times: ``train_seconds`` and ``images_per_second`` of the training.
       references: what :func:`read_references` returns.
+      boundaries: run the boundary benchmark on edge tasks, too.
 
     Returns:
       The content of ``results.json``.
     """
     setup = evaluator.setup
     source, task_list = evaluator.source, evaluator.tasks
+    scores = evaluator.score(state, constants)
+    if boundaries:
+        matched = evaluator.boundaries(state, constants, config.data)
+        scores = {name: {**row, **matched.get(name, {})} for name, row in scores.items()}
     height, width = source[0]["image"].shape[:2]
     results = make_results(
         task_list,
-        evaluator.score(state, constants),
+        scores,
         evaluator.baseline(config, workdir),
         references,
         **setup.counts,
@@ -346,6 +385,7 @@ def evaluate_workdir(
     references: Iterable[str | Path] = (),
     experiment: Any = None,
     devices: Sequence[jax.Device] | None = None,
+    boundaries: bool = False,
 ) -> dict[str, Any]:
     """Scores the newest whole checkpoint of a run and rewrites its results.
 
@@ -354,6 +394,7 @@ def evaluate_workdir(
       references: work directories of single-task runs, for Delta m.
       experiment: the model, tasks and data; None builds what the run's config names.
       devices: devices of the mesh; None takes all.
+      boundaries: run the boundary benchmark (odsF) on edge tasks, too.
 
     Returns:
       The content of ``results.json``; its ``steps`` are those of the checkpoint, so that a run that
@@ -377,7 +418,9 @@ def evaluate_workdir(
     shards = mesh.shape["data"]
     evaluator = Evaluator(setup, -(-config.batch_size // shards) * shards)
     times = timing.Timer(**resumed.meta["timing"]).summary()
-    return report_run(config, workdir, evaluator, resumed.state, resumed.constants, times, known)
+    return report_run(
+        config, workdir, evaluator, resumed.state, resumed.constants, times, known, boundaries
+    )
 
 
 def flatten(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -17,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="work directory of a finished single-task run; may be given once a task",
     )
+    parser.add_argument(
+        "--boundaries",
+        action="store_true",
+        help="also score edges by the boundary benchmark (odsF), about ten seconds an image",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,10 +29,14 @@ def run(arguments: argparse.Namespace) -> int:
     from sinewich_jax.train import cache, evaluate
 
     cache.enable_compilation_cache()
-    results = evaluate.evaluate_workdir(arguments.workdir, arguments.reference)
+    results = evaluate.evaluate_workdir(
+        arguments.workdir, arguments.reference, boundaries=arguments.boundaries
+    )
     for name, row in results["tasks"].items():
         numbers = f"{_text(row['value'])} (mean label map {_text(row['baseline'])})"
         print(f"{name:<14}{row['metric']:<14}{numbers}")
+        if "ods" in row["all"]:
+            print(f"{name:<14}{'odsF':<14}{_text(row['all']['ods'])}")
     if results["delta_m"] is not None:
         print(f"Delta m       {results['delta_m']:+.2f} %")
     print(f"written: {arguments.workdir / 'results.md'}")

@@ -60,7 +60,7 @@ def test_a_shifted_line_is_found_within_the_distance(offset, found):
     score.add(0.8 * line(30 + offset), line(30))
     made = score.compute()
     assert made["ods"] == made["ois"] == (1.0 if found else 0.0)
-    assert not found or made["ap"] == 1.0
+    assert not found or made["ods_ap"] == 1.0
 
 
 def test_counts_are_summed_before_dividing_and_images_choose_for_ois():
