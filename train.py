@@ -85,12 +85,13 @@ def _run() -> int:
         print(json.dumps({**counts, "method": config.method, "tasks": list(config.tasks)}))
         return 0
 
-    from sinewich_jax.train import cache, loop, memory, single_task
+    from sinewich_jax.train import add_task, cache, loop, memory, single_task
 
     cache.enable_compilation_cache()
     memory.keep_freed_memory()
     workdir = _workdir()
     train = single_task.train if is_single else loop.train
+    train = add_task.train if config.add_task else train
     outcome = train(config, workdir, references=_REFERENCE.value)
     if outcome.status == "finished":
         where = workdir / "*" if is_single else workdir

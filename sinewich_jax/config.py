@@ -116,6 +116,10 @@ class Config:
       lowpass: smooth modulated kernels over their channels (7 taps, sigma 1), the decoder's too.
       tokens: task tokens only ``"condition"`` the clock, or join the windows of a Swin (``"vpt"``).
       clock_hidden: width of a hidden layer in the clock; None for a single layer.
+      clock_offsets: where each task's frequency starts, ``s (tanh(o) + c)``; () spreads them.
+      add_task: name of a task that a trained run (``base_run``) learns on top, see
+        :mod:`sinewich_jax.train.add_task`.
+      base_run: work directory of that run.
       clock: frequencies from task tokens, as free scalars, or constant.
       frequency_scope: one set of frequencies, one a stage, or one a layer.
       features: the decoder reads each stage of a Swin before (``"stage"``) or after patch merging
@@ -158,6 +162,8 @@ class Config:
     eval_size: int | None = None
     tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
     channels: tuple[tuple[str, int], ...] = ()
+    add_task: str | None = None
+    base_run: str | None = None
     depth_unit: str | None = None
     depth_target: str | None = None
     allow_missing: bool = False
@@ -181,6 +187,7 @@ class Config:
     lowpass: bool = False
     tokens: Literal["condition", "vpt"] = "condition"
     clock_hidden: int | None = None
+    clock_offsets: tuple[float, ...] = ()
     clock: Literal["net", "free", "fixed"] = "net"
     frequency_scope: Literal["global", "stage", "layer"] = "global"
     features: Literal["stage", "merged"] = "stage"
@@ -423,6 +430,14 @@ def _check_bounds(config: Config) -> None:
             if item is not None and not low <= item <= high:
                 bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
                 raise ConfigError(f"config key {key!r} is {item!r}; expected {bounds}")
+    if (config.add_task is None) != (config.base_run is None):
+        given, missing = "add_task", "base_run"
+        if config.add_task is None:
+            given, missing = missing, given
+        raise ConfigError(
+            f"config key {given!r} is set and {missing!r} is not; expected both, the new task and "
+            "the work directory of the run that learns it"
+        )
     if not config.tasks:
         raise ConfigError("config key 'tasks' is empty; expected at least one task")
     if len(set(config.tasks)) != len(config.tasks):

@@ -31,6 +31,7 @@ class ClockSpec:
       token_dim: width of the task tokens, where they are the clock's own.
       hidden: width of a hidden layer of each net; None for the published single layer. With it
         the decoder has no net of its own and reads the table of the last task layer.
+      offsets: where each task starts, ``o_t`` in ``s (tanh(o_t) + c)``; None spreads them evenly.
     """
 
     num_tasks: int
@@ -40,9 +41,15 @@ class ClockSpec:
     shift: float = 2.0
     token_dim: int = 24
     hidden: int | None = None
+    offsets: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         """Rejects words that name no clock."""
+        if self.offsets is not None and len(self.offsets) != self.num_tasks:
+            raise ConfigError(
+                f"config key 'clock_offsets' has {len(self.offsets)} numbers, expected one for "
+                f"each of the {self.num_tasks} tasks"
+            )
         if self.kind not in clock.KINDS:
             raise ConfigError(f"unknown clock {self.kind!r}{did_you_mean(self.kind, clock.KINDS)}")
         if self.scope not in clock.SCOPES:
@@ -54,6 +61,12 @@ class ClockSpec:
     def mean_frequency(self) -> float:
         """Mean of the initial frequencies."""
         return self.scale * self.shift
+
+    def spread(self) -> Array:
+        """The offsets ``o_t``, (T,)."""
+        if self.offsets is None:
+            return clock.spread_offsets(self.num_tasks)
+        return jnp.asarray(self.offsets, jnp.float32)
 
 
 class Clock(nn.Module):
@@ -92,7 +105,7 @@ class Clock(nn.Module):
             if spec.kind == "net":
                 tables[name] = self._net(key, _tokens_of(name, lifted))
                 continue
-            start = clock.spread_frequencies(spec.num_tasks, spec.scale, spec.shift)
+            start = spec.scale * (jnp.tanh(spec.spread()) + spec.shift)
             if spec.kind == "free":
                 start = self.param(f"omega_{key}", lambda _, start=start: start)
             tables[name] = start
@@ -110,7 +123,7 @@ class Clock(nn.Module):
             weights,
             clock.positive(self._scalar(f"scale_{key}", clock.positive_inverse, spec.scale)),
             clock.above_one(self._scalar(f"shift_{key}", clock.above_one_inverse, spec.shift)),
-            clock.spread_offsets(spec.num_tasks),
+            spec.spread(),
             readout,
         )
 

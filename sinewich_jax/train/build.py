@@ -83,6 +83,7 @@ class Experiment:
       own_rules: regular expressions of the paths of parameters that belong to one task alone.
       sources: examples by part (``"train"``, ``"eval"``); a part that is not here is opened by the
         name in the config.
+      start: variables by path (``params/backbone/...``) that take the place of initial ones.
     """
 
     config: Config
@@ -93,6 +94,7 @@ class Experiment:
     sharding_rules: tuple[tuple[str, PartitionSpec], ...] = SHARDING_RULES
     own_rules: tuple[str, ...] = OWN_RULES
     sources: Mapping[str, data.DataSource] = dataclasses.field(default_factory=dict, compare=False)
+    start: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
     def augment(self) -> data.Augment | None:
@@ -143,11 +145,13 @@ class Experiment:
         streams = {"params": key, "anchor": jax.random.fold_in(key, 1)}
         variables = dict(self.model.init(streams, image))
         pretrained = backbone_weights(self.config)
-        if pretrained is None:
+        if pretrained is not None:
+            flat = trees.flatten_paths(variables["params"])
+            flat.update(_matched(pretrained, flat))
+            variables = {**variables, "params": trees.unflatten_paths(flat)}
+        if not self.start:
             return variables
-        flat = trees.flatten_paths(variables["params"])
-        flat.update(_matched(pretrained, flat))
-        return {**variables, "params": trees.unflatten_paths(flat)}
+        return trees.unflatten_paths({**trees.flatten_paths(variables), **self.start})
 
     def calibrate(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Starts the heads at the mean label, so that no step is spent on learning a constant.
@@ -233,9 +237,27 @@ def experiment(
     given = {"train": train_source, "eval": eval_source}
     sources = {part: source for part, source in given.items() if source is not None}
     weighting = make_weighting(config.weighting, len(made), **dict(config.weighting_options))
-    return Experiment(
-        config, model(config, made), made, path_rules(groups), weighting, sources=sources
-    )
+    network = model(config, made)
+    rules = path_rules(groups) if config.add_task is None else new_task_rules(network)
+    return Experiment(config, network, made, rules, weighting, sources=sources)
+
+
+def own_rows(network: MultiTaskModel) -> tuple[str, ...]:
+    """Patterns of the parameters with one row a task; what one task owns, its head apart."""
+    rows = [r"decoder/(project\d+|base_bias)", r"decoder/norm/(scale|bias|mean|var)"]
+    rows += [r"clock/(tokens|omega_\w+)", r"backbone/.*/task/gain"]
+    if network.decoder.base == "independent":
+        rows.append(r"decoder/base")
+    task = network.backbone.task
+    if isinstance(task, MTLoRASpec) or (isinstance(task, TaskSpec) and task.copies is not None):
+        rows.append(r"backbone/.*/task/(up|down|conv|factors/up|factors/down)")
+    return tuple(rows)
+
+
+def new_task_rules(network: MultiTaskModel) -> tuple[tuple[str, str], ...]:
+    """Rules under which only what one task owns is trained."""
+    own = (*own_rows(network), *OWN_RULES)
+    return (*((pattern, "trainable") for pattern in own), (r".*", "frozen"))
 
 
 def _task(config: Config, name: str) -> tasks.Task:
@@ -290,6 +312,7 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
         scope=config.frequency_scope,
         scale=_CLOCK_SCALE[config.start],
         hidden=config.clock_hidden,
+        offsets=config.clock_offsets or None,
     )
     decoder = DecoderSpec(
         channels=config.decoder_channels,
