@@ -49,7 +49,7 @@ def outputs(run: trained.Trained) -> dict[str, np.ndarray]:
 
 
 def test_all_that_is_shared_is_taken_over_bit_for_bit(runs):
-    base, new, joined = runs
+    base, new, _ = runs
     rules = dict(new.experiment.rules)
     assert rules[".*"] == "frozen"
     parts = trees.split_tree(new.variables["params"], new.experiment.rules)
@@ -64,7 +64,7 @@ def test_all_that_is_shared_is_taken_over_bit_for_bit(runs):
 
 
 def test_joined_tasks_say_what_they_said_before(runs):
-    base, new, joined = runs
+    base, _, joined = runs
     assert joined.config.tasks == ("semseg", "depth", "edge")
     before, added, after = map(outputs, runs)
     for task, golden in {**before, **added}.items():
@@ -78,7 +78,7 @@ def test_joined_tasks_say_what_they_said_before(runs):
 
 
 def test_the_new_frequency_starts_where_none_is(runs):
-    base, new, joined = runs
+    base, _, joined = runs
     if base.config.method != "sinewich":
         pytest.skip("no frequencies in the backbone")
     model = joined.experiment.model
