@@ -20,6 +20,7 @@ _HOMES = {
     "mean_spread": "tables",
     "result_page": "results",
     "write_curves": "curves",
+    "write_diagnostics": "diagnostics",
     "write_overview": "overview",
     "write_page": "study",
     "write_panels": "panels",

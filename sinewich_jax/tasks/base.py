@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from sinewich_jax.errors import ConfigError, DataError, SinewichError, did_you_mean
+from sinewich_jax.tasks.charts import Chart
 
 State = dict[str, Any]
 """A metric's sums: named arrays, int32/float32 from ``update``, int64/float64 from ``merge``."""
@@ -44,6 +45,10 @@ class Metric(abc.ABC):
     @abc.abstractmethod
     def compute(self, state: State) -> dict[str, float]:
         """The metric values of everything merged into ``state``; NaN where nothing was counted."""
+
+    def chart(self, state: Mapping[str, Any]) -> Chart | None:
+        """What there is to see beside the numbers; None for nothing, or nothing counted."""
+        return None
 
     def merge(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> State:
         """The sum of two states, on the host in int64 and float64 (associative, commutative).

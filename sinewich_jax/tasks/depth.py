@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,10 @@ import numpy as np
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.tasks import baseline, losses, pictures
 from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
+from sinewich_jax.tasks.charts import Bars, Chart
+
+RANGE_EDGES = 2.0 ** np.arange(-3, 9.01, 0.25)
+"""Distances between which errors are gathered, an eighth to 512; what lies beyond is in no bin."""
 
 CLAMP = 1e-9
 """Smallest prediction inside a logarithm, in metres."""
@@ -117,7 +122,12 @@ class DepthMetric(Metric):
     def empty(self) -> State:
         """Zeros."""
         sums = ("square", "relative", "square_relative", "log_square")
-        return {name: np.zeros(()) for name in sums} | {"pixels": np.zeros((), np.int64)}
+        bins = len(RANGE_EDGES) - 1
+        return {name: np.zeros(()) for name in sums} | {
+            "pixels": np.zeros((), np.int64),
+            "range_square": np.zeros(bins),
+            "range_pixels": np.zeros(bins, np.int64),
+        }
 
     def update(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> State:
         """Sums over valid pixels."""
@@ -138,7 +148,26 @@ class DepthMetric(Metric):
             "square_relative": total(error**2 / y),
             "log_square": total((jnp.log(positive) - jnp.log(y)) ** 2),
             "pixels": jnp.sum(valid, dtype=jnp.int32),
+            **_by_range(error, y, valid),
         }
+
+    def chart(self, state: Mapping[str, Any]) -> Chart | None:
+        """RMSE by the distance of what is seen."""
+        pixels = np.asarray(state["range_pixels"], np.float64)
+        if not pixels.any():
+            return None
+        square = np.asarray(state["range_square"], np.float64)
+        rmse = np.sqrt(np.where(pixels > 0, square / np.maximum(pixels, 1), np.nan))
+        seen = np.flatnonzero(pixels)
+        first, last = seen[0], seen[-1] + 1
+        unit = self.task.unit
+        return Bars(
+            f"RMSE by distance, {unit}",
+            f"distance, {unit}",
+            RANGE_EDGES[first : last + 1],
+            rmse[first:last],
+            log=True,
+        )
 
     def compute(self, state: State) -> dict[str, float]:
         """rmse (m), abs_rel, sq_rel (m), log_rmse."""
@@ -151,6 +180,22 @@ class DepthMetric(Metric):
             "sq_rel": float(state["square_relative"]) / pixels,
             "log_rmse": float(np.sqrt(float(state["log_square"]) / pixels)),
         }
+
+
+def _by_range(error: jax.Array, label: jax.Array, valid: jax.Array) -> State:
+    """Squared errors and pixels between :data:`RANGE_EDGES`."""
+    length = len(RANGE_EDGES) - 1
+    bins = jnp.searchsorted(jnp.asarray(RANGE_EDGES, jnp.float32), label, side="right") - 1
+    inside = valid & (bins >= 0) & (bins < length)
+    index = jnp.where(inside, bins, length).reshape(len(label), -1)
+
+    # One sum an image, so that a sharded batch needs no communication before the last.
+    def total(index: jax.Array, values: jax.Array) -> jax.Array:
+        return jnp.zeros(length, values.dtype).at[index].add(values, mode="drop")
+
+    square = jax.vmap(total)(index, (error**2).reshape(index.shape))
+    pixels = jax.vmap(total)(index, jnp.ones_like(index, jnp.int32))
+    return {"range_square": jnp.sum(square, axis=0), "range_pixels": jnp.sum(pixels, axis=0)}
 
 
 @register("depth")

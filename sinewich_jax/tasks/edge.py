@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from sinewich_jax.errors import ConfigError
 from sinewich_jax.tasks import counting
 from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
 from sinewich_jax.tasks.binary import Binary
+from sinewich_jax.tasks.charts import Chart, Curve
 
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 TOLERANCE_OF_DIAGONAL = 0.0075
@@ -124,6 +127,17 @@ class EdgeMetric(Metric):
             "image_best": jnp.stack([jnp.sum(x) for x in picked]),
             "images": jnp.sum(jnp.any(valid, axis=(1, 2)), dtype=jnp.int32),
         }
+
+    def chart(self, state: Mapping[str, Any]) -> Chart | None:
+        """Precision against recall, with the threshold of the best F."""
+        if not int(state["truth"]):
+            return None
+        precision = counting.ratio(state["right"], state["claims"])
+        recall = counting.ratio(state["found"], state["truth"])
+        f = counting.f_score(precision, recall)
+        best = int(np.argmax(f))
+        text = f"F {f[best]:.3f} at {THRESHOLDS[best]:.2f}"
+        return Curve("edges by dilation matching", recall, precision, best, text)
 
     def compute(self, state: State) -> dict[str, float]:
         """f, precision, recall, threshold, f_image, ap; fractions."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.tasks import baseline, counting, losses, pictures
 from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
+from sinewich_jax.tasks.charts import Bars, Chart
 
 ANGLE_BINS = 3600
 """Bins of the angle histogram over 0 to 180 degrees: the median is exact to 0.05 degrees."""
@@ -159,6 +161,16 @@ class AngleMetric(Metric):
         for name, limit in WITHIN.items():
             state[name] = jnp.sum(valid & (angle < limit), dtype=jnp.int32)
         return state
+
+    def chart(self, state: Mapping[str, Any]) -> Chart | None:
+        """The angles, in bins of two and a half degrees."""
+        histogram = np.asarray(state["histogram"], np.float64)
+        if not histogram.any():
+            return None
+        shares = histogram.reshape(-1, ANGLE_BINS // 72).sum(axis=1) / histogram.sum()
+        marks = tuple((limit, f"{limit:g}") for limit in WITHIN.values())
+        edges = np.linspace(0.0, 180.0, 73)
+        return Bars("share of pixels by angle", "angle, degrees", edges, shares, marks)
 
     def compute(self, state: State) -> dict[str, float]:
         """mean_deg, median_deg, rmse_deg in degrees; within_* as fractions."""

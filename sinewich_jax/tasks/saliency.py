@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import numpy as np
 from sinewich_jax.tasks import counting
 from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
 from sinewich_jax.tasks.binary import Binary
+from sinewich_jax.tasks.charts import Chart, Curve
 
 IOU_THRESHOLDS = np.linspace(0.2, 0.9, 15)
 F_THRESHOLDS = np.linspace(0.05, 0.95, 19)
@@ -82,6 +85,18 @@ class SaliencyMetric(Metric):
             "claims": jnp.sum(sweep(probability, valid, F_THRESHOLDS, inclusive=True), axis=0),
             "confusion": jnp.sum(cells, axis=0).reshape(2, 2),
         }
+
+    def chart(self, state: Mapping[str, Any]) -> Chart | None:
+        """Precision against recall of the pooled counts, with the threshold of the best F."""
+        true = int(np.asarray(state["confusion"])[1].sum())
+        if not true:
+            return None
+        precision = counting.ratio(state["hits"], state["claims"])
+        recall = counting.ratio(state["hits"], true)
+        f = counting.f_score(precision, recall, BETA_SQUARED)
+        best = int(np.argmax(f))
+        text = f"F {f[best]:.3f} at {F_THRESHOLDS[best]:.2f}"
+        return Curve("salient pixels, beta^2 = 0.3", recall, precision, best, text)
 
     def compute(self, state: State) -> dict[str, float]:
         """max_miou, maxf, maxf_beta1, miou2, as fractions."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from sinewich_jax.errors import ConfigError, DataError
 from sinewich_jax.tasks import baseline, counting, losses, pictures
 from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
+from sinewich_jax.tasks.charts import Chart, Matrix
 
 # fmt: off
 PASCAL_CLASSES = (
@@ -144,6 +145,12 @@ class ConfusionMetric(Metric):
             "images": jnp.sum(jnp.any(valid, axis=(1, 2)), dtype=jnp.int32),
             "strays": jnp.sum(valid & ((label < 0) | (label >= n)), dtype=jnp.int32),
         }
+
+    def chart(self, state: Mapping[str, Any]) -> Chart | None:
+        """The confusion matrix."""
+        counts = np.asarray(state["confusion"])
+        names = self.task.class_names
+        return Matrix("pixels of a class by prediction", counts, names) if counts.any() else None
 
     def compute(self, state: State) -> dict[str, float]:
         """miou, miou_present, pixel_accuracy and iou/<class>, as fractions.

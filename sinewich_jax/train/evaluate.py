@@ -71,6 +71,10 @@ class Evaluator:
 
     def score(self, state: states.TrainState, constants: Any) -> Scores:
         """Every metric of every task on the whole evaluation set: ``{task: {metric: value}}``."""
+        return _compute(self.tasks, self.measure(state, constants))
+
+    def measure(self, state: states.TrainState, constants: Any) -> dict[str, Any]:
+        """The metrics' states over the whole evaluation set, by task."""
         return _merge(
             self.tasks,
             (
@@ -140,7 +144,8 @@ class Evaluator:
             },
             self._mesh,
         )
-        scores = _merge(self.tasks, (self._measure(logits, batch) for batch in self._batches()))
+        batches = (self._measure(logits, batch) for batch in self._batches())
+        scores = _compute(self.tasks, _merge(self.tasks, batches))
         if parallel.is_main_process():
             storage.write_json(path, {"origin": origin, "scores": _to_json(scores)})
         return scores
@@ -349,7 +354,8 @@ def report_run(
     """
     setup = evaluator.setup
     source, task_list = evaluator.source, evaluator.tasks
-    scores = evaluator.score(state, constants)
+    measured = evaluator.measure(state, constants)
+    scores = _compute(task_list, measured)
     if boundaries:
         matched = evaluator.boundaries(state, constants, config.data)
         scores = {name: {**row, **matched.get(name, {})} for name, row in scores.items()}
@@ -375,6 +381,11 @@ def report_run(
         from sinewich_jax import report  # Pillow, which nothing before needs
 
         report.write_panels(workdir / workdirs.PANELS, task_list, examples)
+        shown = {task.name: task.metric().chart(measured[task.name]) for task in task_list}
+        report.write_diagnostics(
+            workdir / workdirs.DIAGNOSTICS,
+            {name: chart for name, chart in shown.items() if chart is not None},
+        )
         report.write_results(workdir, results)
         storage.write_json(workdir / workdirs.RESULTS_FILE, results)
     return results
@@ -443,13 +454,19 @@ def _summary(diagnostics: Mapping[str, float]) -> dict[str, float]:
     return {key: diagnostics[key] for key in kept if key in diagnostics}
 
 
-def _merge(task_list: Sequence[tasks.Task], states_of_batches: Iterable[Any]) -> Scores:
+def _merge(task_list: Sequence[tasks.Task], states_of_batches: Iterable[Any]) -> dict[str, Any]:
+    """The metrics' states of a set, from those of its batches."""
     metrics = {task.name: task.metric() for task in task_list}
     totals = {name: metric.empty() for name, metric in metrics.items()}
     for batch_states in states_of_batches:
         host = jax.device_get(batch_states)
         totals = {name: metrics[name].merge(totals[name], host[name]) for name in metrics}
-    return {name: metrics[name].compute(totals[name]) for name in metrics}
+    return totals
+
+
+def _compute(task_list: Sequence[tasks.Task], measured: Mapping[str, Any]) -> Scores:
+    """Metric values, from their states."""
+    return {task.name: task.metric().compute(measured[task.name]) for task in task_list}
 
 
 def _local_rows(array: jax.Array) -> np.ndarray:

@@ -17,6 +17,7 @@ RESULTS_FILE = "results.json"
 CHECKPOINTS = "checkpoints"
 BASE = "base"
 PANELS = "panels"
+DIAGNOSTICS = "diagnostics"
 
 
 def prepare(workdir: Path, config: Config) -> None:
