@@ -14,6 +14,7 @@ _MODULES = (
     "evaluate",
     "loop",
     "monitor",
+    "networks",
     "setup",
     "signals",
     "state",

@@ -22,6 +22,7 @@ from sinewich_jax.data import pipeline
 from sinewich_jax.train import checkpointing, evaluate, monitor, signals, timing, writers
 from sinewich_jax.train import step as steps
 from sinewich_jax.train import workdir as workdirs
+from sinewich_jax.train.references import read_references
 from sinewich_jax.train.setup import set_up
 
 
@@ -76,7 +77,7 @@ def train(
             f"do (sinewich evaluate {workdir}{again} scores it again)"
         )
         return Outcome("already_finished", config.steps, workdirs.read_results(workdir))
-    known = evaluate.read_references(references, config)
+    known = read_references(references, config)
 
     # ---- Devices -----------------------------------------------------------------------------
     mesh = parallel.make_mesh(**dataclasses.asdict(config.mesh), devices=devices)

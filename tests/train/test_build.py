@@ -17,7 +17,7 @@ from sinewich_jax.core import trees
 from sinewich_jax.data import pipeline, scenes
 from sinewich_jax.errors import CheckpointError, ConfigError, DataError
 from sinewich_jax.storage import arrays
-from sinewich_jax.train import build, setup, step
+from sinewich_jax.train import build, networks, setup, step
 
 STEPS = 20
 METHODS = ("sinewich", "zero", "decoder_only", "lora", "lora_gain", "lora_split", "full_ft")
@@ -135,11 +135,11 @@ def test_weights_of_another_backbone_are_refused(tmp_path):
     theirs = tmp_path / "swin.pth"
     theirs.touch()
     with pytest.raises(CheckpointError, match=r"a torch file, .* 'sinewich import-backbone .*pth"):
-        build.backbone_weights(dataclasses.replace(config, backbone_weights=str(theirs)))
+        networks.backbone_weights(dataclasses.replace(config, backbone_weights=str(theirs)))
     with pytest.raises(CheckpointError, match="is no file"):
-        build.backbone_weights(dataclasses.replace(config, backbone_weights="nowhere"))
+        networks.backbone_weights(dataclasses.replace(config, backbone_weights="nowhere"))
     with pytest.raises(ConfigError, match="no weights are shipped for backbone 'swin_t'"):
-        build.backbone_weights(
+        networks.backbone_weights(
             dataclasses.replace(config, backbone="swin_t", backbone_weights="shipped")
         )
 

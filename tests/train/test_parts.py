@@ -16,6 +16,7 @@ import pytest
 from sinewich_jax import parallel
 from sinewich_jax.errors import CheckpointError, TrainingError
 from sinewich_jax.train import cache, evaluate, monitor, setup, signals, timing, writers
+from sinewich_jax.train.references import read_references
 from tests.train import fake
 
 # ---- writers
@@ -281,10 +282,10 @@ def test_scores_name_the_classes_of_the_data_set(tmp_path):
 
 def test_published_references_are_found_by_name_and_belong_to_their_data():
     config = fake.make_config(data="pascal_mt")
-    found = evaluate.read_references(["pascal_context_swin_t"], config)
+    found = read_references(["pascal_context_swin_t"], config)
     assert found == {"semseg": 0.6721, "human_parts": 0.6193, "saliency": 0.6235, "normals": 17.97}
     with pytest.raises(CheckpointError, match="is for data set 'pascal_mt', this run has 'scenes'"):
-        evaluate.read_references(["pascal_context_swin_t"], fake.make_config())
+        read_references(["pascal_context_swin_t"], fake.make_config())
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"origin": 3}'])

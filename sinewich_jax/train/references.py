@@ -1,0 +1,74 @@
+"""What Delta m compares with: finished single-task runs, or published tables by name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
+from sinewich_jax import tasks
+from sinewich_jax.config import Config
+from sinewich_jax.errors import CheckpointError
+from sinewich_jax.train import workdir as workdirs
+
+
+def read_references(
+    directories: Iterable[str | Path], config: Config | None = None
+) -> dict[str, float]:
+    """The primary metrics of other runs, by task; later directories win.
+
+    Args:
+      directories: work directories of finished single-task runs, directories that hold some, or
+        names of published tables (``tasks.REFERENCES``).
+      config: the run that is compared with them; None does not look at their data.
+
+    Raises:
+      CheckpointError: a directory without results, with a value that Delta m cannot divide by, or
+        one that was scored on other examples.
+    """
+    references: dict[str, float] = {}
+    for directory in itertools.chain.from_iterable(map(_runs_in, directories)):
+        if str(directory) in tasks.REFERENCES and not Path(directory).exists():
+            references |= _published(str(directory), config)
+            continue
+        for name, row in workdirs.read_results(Path(directory))["tasks"].items():
+            if not row["value"] or row["value"] < 0:
+                raise CheckpointError(
+                    f"the reference {directory} reached a {name} {row['metric']} of "
+                    f"{row['value']}, expected a positive number; train it longer or leave it out"
+                )
+            references[name] = row["value"]
+        if config is not None:
+            _check_comparable(Path(directory), config)
+    return references
+
+
+def _runs_in(directory: str | Path) -> list[str | Path]:
+    """The directory itself, or the finished runs that it holds if it is none."""
+    path = Path(directory)
+    if (path / workdirs.RESULTS_FILE).exists():
+        return [directory]
+    inner = sorted(file.parent for file in path.glob(f"*/{workdirs.RESULTS_FILE}"))
+    return inner or [directory]
+
+
+def _published(name: str, config: Config | None) -> dict[str, float]:
+    table = tasks.reference_table(name)
+    if config is not None and config.data != table.data:
+        raise CheckpointError(
+            f"the reference {name!r} is for data set {table.data!r}, this run has {config.data!r}; "
+            "Delta m needs references on the same data"
+        )
+    return dict(table.values)
+
+
+def _check_comparable(directory: Path, config: Config) -> None:
+    """Delta m compares runs that were scored on the same examples."""
+    other = workdirs.read_config(directory)
+    for key in ("data", "eval_split", "eval_size", "image_size"):
+        there, here = getattr(other, key), getattr(config, key)
+        if there != here:
+            raise CheckpointError(
+                f"the reference {directory} was scored with {key}={there!r}, this run has "
+                f"{here!r}; Delta m needs references on the same examples"
+            )
