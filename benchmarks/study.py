@@ -15,6 +15,7 @@ import importlib
 import itertools
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -42,15 +43,27 @@ class Cell:
     @property
     def command(self) -> str:
         """The command as a user would type it."""
-        flags = "".join(f" --config.{key}={value}" for key, value in self.overrides)
+        flags = "".join(f" --config.{key}={_text(value)}" for key, value in self.overrides)
         return f"python train.py --config={self.config}{flags}"
 
     def directory(self, root: Path) -> Path:
         """Where this cell leaves its files."""
         stem = Path(self.config.split(":")[0]).stem
         variant = self.config.partition(":")[2] or "sinewich"
-        keys = "_".join(f"{key}={value}" for key, value in self.overrides)
+        keys = "_".join(f"{key}={_plain(value)}" for key, value in self.overrides)
         return root / stem / variant / (keys or "default")
+
+
+def _text(value: Any) -> str:
+    """A value as a command spells it; a tuple of words in quotes, for the shell."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return '"(' + "".join(f"'{word}'," for word in value) + ')"'
+
+
+def _plain(value: Any) -> str:
+    """A value in the name of a folder."""
+    return "+".join(value) if isinstance(value, tuple) else str(value)
 
 
 def result(cell: Cell, root: Path) -> dict[str, Any] | None:
@@ -130,7 +143,7 @@ def run(cells: Sequence[Cell], root: Path, minutes: float, jobs: int = 2) -> Non
         slot = free.pop()
         directory = cell.directory(root)
         directory.mkdir(parents=True, exist_ok=True)
-        words = cell.command.split()[1:]
+        words = shlex.split(cell.command)[1:]
         print(f"[{next(numbers)}/{len(todo)}] {cell.command}", flush=True)
         with open(directory / "log.txt", "a", encoding="utf-8") as log:
             process = subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,27 @@ def test_a_diverged_cell_is_done_and_is_not_chosen(study, tmp_path, monkeypatch)
 def test_commands_of_a_cell_are_what_a_user_would_type(study):
     cell = study.Cell("configs/scenes.py:lora", (("seed", 1),))
     assert cell.command == "python train.py --config=configs/scenes.py:lora --config.seed=1"
+    cell = study.Cell("configs/scenes.py:single_task", (("tasks", ("depth",)), ("seed", 1)))
+    assert shlex.split(cell.command)[3] == "--config.tasks=('depth',)"
+    assert cell.directory(Path("runs")).name == "tasks=depth_seed=1"
+
+
+def test_the_dense_page_says_not_run_and_compares_with_single_tasks(study, tmp_path):
+    from benchmarks import study_dense
+
+    assert "not run" in study_dense.page(tmp_path).render()
+    facts = {"trainable": 10, "train_seconds": 60.0}
+    for method, factor in (("single_task", 1.0), ("lora", 1.1)):
+        for seed in study_dense.SEEDS:
+            for task, cell in study_dense.cells("scenes", method, seed, tmp_path).items():
+                config = study._config(cell)
+                names = study_dense.SETS["scenes"] if task is None else (task,)
+                rows = {name: {"value": factor * 0.5, "higher_is_better": True} for name in names}
+                leave(cell, tmp_path, config)
+                results = {"steps": config.steps, "tasks": rows, **facts}
+                (cell.directory(tmp_path) / "results.json").write_text(json.dumps(results))
+    lines = study_dense.page(tmp_path).render().splitlines()
+    (lora,) = [line for line in lines if line.startswith("| shared LoRA") and "0.550" in line]
+    assert "10.00 ± 0.00" in lora and "0.17 ± 0.00" in lora
+    (single,) = [line for line in lines if line.startswith("| single task") and "0.500" in line]
+    assert "| 60 |" in " ".join(single.split()) and "0.00 ± 0.00" in single

@@ -37,6 +37,8 @@ def train(
 ) -> loop.Outcome:
     """Trains a network for each task, in ``workdir/<task>``; goes on where it was stopped.
 
+    A single task is an ordinary run, in ``workdir`` itself.
+
     ``--reference WORKDIR`` then gives the scores of all these runs to another.
 
     Args:
@@ -51,7 +53,8 @@ def train(
       SinewichError: what :func:`sinewich_jax.train.loop.train` raises.
     """
     for task, own in task_configs(config).items():
-        outcome = loop.train(own, Path(workdir) / task, references=references)
+        folder = Path(workdir) / task if len(config.tasks) > 1 else workdir
+        outcome = loop.train(own, folder, references=references)
         if outcome.status == "stopped":
             break
     return outcome
