@@ -71,7 +71,7 @@ def small(word: str):
     config = get_config(f"{word},debug")
     made = build.experiment(configs.from_config_dict(config))
     backbone = made.model.backbone.clone(
-        parent=None, embed_dim=8, depths=(2, 2, 2, 2), heads=(1, 2, 2, 4), window=4
+        parent=None, embed_dim=24, depths=(2, 2, 2, 2), heads=(1, 2, 4, 8), window=4
     )
     model = made.model.clone(parent=None, backbone=backbone)
     keys = {"params": jax.random.key(0), "anchor": jax.random.key(1)}
@@ -116,8 +116,8 @@ def test_every_layer_of_the_paper_preset_has_a_clock_that_reads_its_stage_tokens
     clock = variables["params"]["clock"]
     for stage in range(4):
         for fc in ("fc1", "fc2"):
-            assert clock[f"weights_stage{stage}_{fc}"].shape == (8 * 2**stage,)
-    assert clock["weights_decoder"].shape == (64,)
+            assert clock[f"weights_stage{stage}_{fc}"].shape == (24 * 2**stage,)
+    assert clock["weights_decoder"].shape == (192,)
     values = np.stack([np.asarray(table) for table in omega.values()])
     assert np.all(values > 0) and len(np.unique(values)) == values.size
 
