@@ -118,6 +118,11 @@ def last_record(cell: Cell, root: Path, key: str) -> float:
     return math.nan if value is None else value
 
 
+def seed_count(results: Sequence[Mapping[str, Any]]) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{len(results)} seed{'s' if len(results) > 1 else ''}"
+
+
 def gains(results: Sequence[Mapping[str, Any]], reference: Mapping[str, float]) -> list[float]:
     """Each run's mean relative change against ``reference``, percent (positive is better)."""
     out = []
@@ -206,7 +211,7 @@ def comparison_table(
         body.append(
             [
                 name
-                + (f" ({len(results)} seeds)" if len(results) < len(SEEDS) else "")
+                + (f" ({seed_count(results)})" if len(results) < len(SEEDS) else "")
                 + ("" if is_tuned(method, root) else " †"),
                 f"{results[0]['trainable']:,}",
                 *(tables.mean_spread([r["tasks"][t]["value"] for r in results]) for t in TASKS),
