@@ -288,8 +288,8 @@ Mean and sample standard deviation over {seeds} seeds on the `test` split (256 s
 pixels whose seeds no other split shares). A method runs at its own learning rate, chosen on `val`
 with another seed, once its grid (last table) has run; until then, marked †, at the config's. The
 grids are over the rate of what a method adds: the decoder, which all share, learns at the config's
-rate everywhere but in "decoder only", which has nothing else to tune and whose best rate on `val`
-was the reason for the config's. One cell of the default row:
+`learning_rate` times its `decoder_lr_mult` everywhere but in "decoder only", which has nothing else
+to tune, so that its grid moves the decoder. One cell of the default row:
 
     {command}
 
