@@ -118,6 +118,11 @@ def last_record(cell: Cell, root: Path, key: str) -> float:
     return math.nan if value is None else value
 
 
+def seed_count(results: Sequence[Mapping[str, Any]]) -> str:
+    """``1 seed``, ``2 seeds``."""
+    return f"{len(results)} seed{'s' if len(results) > 1 else ''}"
+
+
 def gains(results: Sequence[Mapping[str, Any]], reference: Mapping[str, float]) -> list[float]:
     """Each run's mean relative change against ``reference``, percent (positive is better)."""
     out = []
@@ -206,7 +211,7 @@ def comparison_table(
         body.append(
             [
                 name
-                + (f" ({len(results)} seeds)" if len(results) < len(SEEDS) else "")
+                + (f" ({seed_count(results)})" if len(results) < len(SEEDS) else "")
                 + ("" if is_tuned(method, root) else " †"),
                 f"{results[0]['trainable']:,}",
                 *(tables.mean_spread([r["tasks"][t]["value"] for r in results]) for t in TASKS),
@@ -283,8 +288,8 @@ Mean and sample standard deviation over {seeds} seeds on the `test` split (256 s
 pixels whose seeds no other split shares). A method runs at its own learning rate, chosen on `val`
 with another seed, once its grid (last table) has run; until then, marked †, at the config's. The
 grids are over the rate of what a method adds: the decoder, which all share, learns at the config's
-rate everywhere but in "decoder only", which has nothing else to tune and whose best rate on `val`
-was the reason for the config's. One cell of the default row:
+`learning_rate` times its `decoder_lr_mult` everywhere but in "decoder only", which has nothing else
+to tune, so that its grid moves the decoder. One cell of the default row:
 
     {command}
 

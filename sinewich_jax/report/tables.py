@@ -92,10 +92,10 @@ def mean_spread(values: Sequence[float] | None, digits: int = 3, count: bool = F
         return f"{broken} of {len(values)} not finite"
     mean = statistics.fmean(values)
     if len(values) == 1:
-        return f"{mean:.{digits}f} (1 seed)"
+        return f"{mean:z.{digits}f} (1 seed)"
     spread = statistics.stdev(values)
     seeds = f" ({len(values)} seeds)" if count else ""
-    return f"{mean:.{digits}f} ± {spread:.{digits}f}{seeds}"
+    return f"{mean:z.{digits}f} ± {spread:.{digits}f}{seeds}"
 
 
 def command_block(*commands: str) -> str:

@@ -38,6 +38,11 @@ def test_a_row_of_another_length_is_refused():
         report.markdown_table(["x", "y"], [], "lc")
 
 
+def test_a_mean_that_rounds_to_zero_has_no_sign():
+    assert report.mean_spread([-0.001, 0.0005], digits=2) == "0.00 ± 0.00"
+    assert report.mean_spread([-0.001], digits=2) == "0.00 (1 seed)"
+
+
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=6))
 def test_mean_spread_is_the_sample_deviation(values):
     mean, spread = report.mean_spread(values, digits=6).split(" ± ")

@@ -50,10 +50,17 @@ def make(config: configs.Config, devices: int, **mesh: int):
 @functools.cache
 def losses(devices: int, data: int = 1, model: int = 1) -> np.ndarray:
     # The schedule is the main job's: its first steps are warm-up. Rounding differs between meshes,
-    # and Adam at full rate makes 1e-3 of 1e-7 within ten steps on a network of random weights.
+    # and Adam at full rate makes 1e-3 of 1e-7 within ten steps on a network of random weights; so
+    # every parameter learns at the base rate here (2e-7 and 5e-7 after twenty steps; with the main
+    # job's factors on it 4e-5 and 3e-4).
     main = get_config("")
     config = dataclasses.replace(
-        get_config("debug"), steps=main.steps, warmup_steps=main.warmup_steps, batch_size=8
+        get_config("debug"),
+        steps=main.steps,
+        warmup_steps=main.warmup_steps,
+        task_lr_mult=1.0,
+        decoder_lr_mult=1.0,
+        batch_size=8,
     )
     made, run = make(config, devices, data=data, model=model)
     state, values = made.placed.state, []
