@@ -154,7 +154,7 @@ class SwinBlock(nn.Module):
 
         # A token is the same in front of every window, so its query, key and value are too.
         tokens = self.normalised_tokens(maps.tokens)
-        own = self._heads(_of_tokens(self.qkv, tokens)[:, None])
+        own = self._heads(self.qkv(tokens)[:, None])
         own_query, own_key, own_value = (
             jnp.broadcast_to(x, (*windows.shape[:2], *x.shape[2:])) for x in own
         )
@@ -197,7 +197,7 @@ class SwinBlock(nn.Module):
         """
         if attended.tokens is None:
             return None
-        return _of_tokens(self.proj, jnp.mean(attended.tokens, axis=1))
+        return self.proj(jnp.mean(attended.tokens, axis=1))
 
     def mlp(self, x: Array, drop: Drop | None = None) -> Array:
         """The MLP half on the shared stream, with its residual."""
@@ -208,8 +208,8 @@ class SwinBlock(nn.Module):
         """The tokens that leave the block: those that came in, plus the MLP of what they saw."""
         if tokens is None:
             return None
-        hidden = nn.gelu(_of_tokens(self.fc1, self.norm2(gathered)), approximate=False)
-        return tokens + _of_tokens(self.fc2, hidden)
+        hidden = nn.gelu(self.fc1(self.norm2(gathered)), approximate=False)
+        return tokens + self.fc2(hidden)
 
     def add(self, x: Array, branch: Array, drop: Drop | None, half: int) -> Array:
         """A residual with stochastic depth; ``half`` is 0 for attention and 1 for the MLP."""
@@ -219,17 +219,6 @@ class SwinBlock(nn.Module):
         """The whole block on the stream that all tasks share."""
         seen = self.attend(maps, drop)
         return Maps(self.mlp(seen.pixels, drop), self.carry(maps.tokens, seen.tokens))
-
-
-def _of_tokens(dense: Dense, tokens: Array) -> Array:
-    """A linear map of a few tokens.
-
-    A product this small is compiled into one loop with whatever is added to it, and so rounds
-    differently with a LoRA and without. The barrier keeps it apart: a LoRA that is zero then
-    changes no bit.
-    """
-    y = jax.lax.optimization_barrier(dense.frozen(tokens))
-    return y + dense.low_rank(tokens) if dense.lora_rank else y
 
 
 def _products(query: Array, key: Array) -> Array:

@@ -37,7 +37,7 @@ def kaiming_uniform(key: Array, shape: tuple[int, int], dtype: Dtype = jnp.float
 class Dense(nn.Module):
     """A linear map on the last axis, with an optional shared LoRA and an optional task part.
 
-    ``y = x W + b + lora_scale * (x D) U^T`` with ``D`` (in, r) and ``U`` (out, r). The task part
+    ``y = x W + b + (lora_scale * x D) U^T`` with ``D`` (in, r) and ``U`` (out, r). The task part
     does not act in :meth:`__call__`; :meth:`task_kernels` returns the merged kernel of each task.
 
     Attributes:
@@ -98,8 +98,9 @@ class Dense(nn.Module):
             gain = math.sqrt(self.in_features)
             update = sine.modulate(kernel, self.lora_frequency, gain)[0, 0]
             return self.lora_scale * (x @ update.astype(self.dtype))
-        low = x @ self.lora_down.astype(self.dtype)
-        return self.lora_scale * (low @ self.lora_up.astype(self.dtype).T)
+        # The few columns of the inner product are scaled, not the many of the outer one.
+        low = self.lora_scale * (x @ self.lora_down.astype(self.dtype))
+        return low @ self.lora_up.astype(self.dtype).T
 
     def task_kernels(self, omega: Array | None) -> Array:
         """The merged kernels ``W + delta_t`` of all tasks, S = T or 1.
