@@ -85,6 +85,8 @@ class Config:
       image_size: height and width; None keeps the data set's own.
       train_size: number of training examples; None takes all.
       eval_split: split that is scored; None takes the data set's ``val`` (or ``test`` without one).
+      eval_resolution: score at the ``"train"`` resolution, labels resized to ``image_size``, or at
+        the ``"original"`` one, predictions resized to the size that each label came in.
       eval_size: number of evaluation examples; None takes all.
       tasks: task names, in the order of every task axis.
       channels: pairs of task and head width, where a data set differs from the task's default
@@ -159,6 +161,7 @@ class Config:
     image_size: tuple[int, int] | None = None
     train_size: int | None = None
     eval_split: str | None = None
+    eval_resolution: Literal["train", "original"] = "train"
     eval_size: int | None = None
     tasks: tuple[str, ...] = ("semseg", "human_parts", "saliency", "normals", "depth", "edge")
     channels: tuple[tuple[str, int], ...] = ()

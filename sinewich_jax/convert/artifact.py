@@ -23,7 +23,8 @@ import numpy as np
 from sinewich_jax.convert import fold as folding
 from sinewich_jax.core import trees
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
-from sinewich_jax.nn.decoder import Decoder, resize_bilinear
+from sinewich_jax.nn.decoder import Decoder
+from sinewich_jax.nn.resize import resize_bilinear
 from sinewich_jax.nn.sinewich import MultiTaskModel
 from sinewich_jax.nn.swin import Swin
 from sinewich_jax.storage import atomic

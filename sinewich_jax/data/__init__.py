@@ -28,6 +28,7 @@ _HOME = {
     "Cached": "views",
     "DataSource": "source",
     "FolderSource": "folder",
+    "OriginalLabels": "views",
     "Pipeline": "pipeline",
     "Resized": "views",
     "SelectTasks": "views",

@@ -107,7 +107,8 @@ class Pipeline:
         Returns:
           ``{"image": uint8 [b, H, W, 3], "labels": {task: [b, H, W(, 3)]},
           "valid": {task: bool [b, H, W]}, "index": int32 [b]}``, NumPy, b = ``len(local)``.
-          ``index`` is the position in the stream (modulo 2**31).
+          ``index`` is the position in the stream (modulo 2**31). Labels of their original size
+          (:class:`~sinewich_jax.data.views.OriginalLabels`) come with ``"size"``, int32 [b, 2].
         """
         if step < 0 or (self.steps is not None and step >= self.steps):
             last = "" if self.steps is None else f" to {self.steps - 1}"
@@ -209,6 +210,7 @@ def _padding(like: Example) -> Example:
         "image": np.zeros_like(like["image"]),
         "labels": {task: np.zeros_like(label) for task, label in like["labels"].items()},
         "valid": {task: np.zeros_like(mask) for task, mask in like["valid"].items()},
+        **{key: like[key] for key in ("size",) if key in like},
     }
 
 
@@ -228,5 +230,10 @@ def _stack(examples: Sequence[Example]) -> Batch:
                 for task in examples[0][field]
             }
             for field in ("labels", "valid")
+        },
+        **{
+            key: np.stack([example[key] for example in examples])
+            for key in ("size",)
+            if key in examples[0]
         },
     }

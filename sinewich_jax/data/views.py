@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from sinewich_jax.core.interpolate import Method
-from sinewich_jax.data.resize import resize_example
+from sinewich_jax.data.resize import resize_example, resize_image
 from sinewich_jax.data.source import DataSource, Example
 from sinewich_jax.errors import DataError
 
@@ -91,6 +93,52 @@ class Resized(_View):
     def __getitem__(self, index: int) -> Example:
         """Example ``index``, resized."""
         return resize_example(self.source[index], self.size, self._method, self._antialias)
+
+
+class OriginalLabels(_View):
+    """Images of one size with labels of the size that each example came in.
+
+    For scores at the original resolution. Labels lie top left in a frame that holds the largest,
+    and count nowhere outside their own size, which each example names (``"size"``).
+    """
+
+    def __init__(self, source: DataSource, size: tuple[int, int] | None):
+        """Takes the source and the (height, width) of the images, None for the source's own.
+
+        Raises:
+          DataError: no size is given, and the examples have several.
+        """
+        super().__init__(source)
+        if size is None and source.size is None:
+            raise DataError(
+                "the examples have several sizes, and the network needs images of one; set the "
+                "config key image_size=(height, width)"
+            )
+        self.size = tuple(size or source.size or ())
+        self.frame = source.size or _largest(source)
+
+    def __getitem__(self, index: int) -> Example:
+        """Example ``index``: a resized image, and labels as they came."""
+        example = self.source[index]
+        height, width = example["image"].shape[:2]
+        margin = ((0, self.frame[0] - height), (0, self.frame[1] - width))
+
+        def framed(array: np.ndarray) -> np.ndarray:
+            return np.pad(array, (*margin, *((0, 0),) * (array.ndim - 2)))
+
+        return {
+            "image": resize_image(example["image"], self.size, "cubic", antialias=True),
+            "labels": {task: framed(label) for task, label in example["labels"].items()},
+            "valid": {task: framed(mask) for task, mask in example["valid"].items()},
+            "size": np.array([height, width], np.int32),
+        }
+
+
+def _largest(source: DataSource) -> tuple[int, int]:
+    """Height and width that hold every image of a source, which is read once for it."""
+    sizes = [source[index]["image"].shape[:2] for index in range(len(source))]
+    height, width = np.max(sizes, axis=0)
+    return int(height), int(width)
 
 
 class Cached(_View):

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from sinewich_jax.core import sine
 from sinewich_jax.errors import ConfigError, did_you_mean
+from sinewich_jax.nn.resize import resize_bilinear
 
 Array = jax.Array
 
@@ -64,14 +65,6 @@ class DecoderSpec:
     def hidden_width(self) -> int:
         """Width of the shared convolution."""
         return self.hidden or 4 * self.width
-
-
-def resize_bilinear(x: Array, height: int, width: int) -> Array:
-    """Bilinear resize of (..., h, w, C) with half-pixel centres and no antialiasing."""
-    if x.shape[-3:-1] == (height, width):
-        return x
-    shape = (*x.shape[:-3], height, width, x.shape[-1])
-    return jax.image.resize(x, shape, "bilinear", antialias=False)
 
 
 def _positions(like: Array) -> Array:

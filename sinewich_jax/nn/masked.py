@@ -15,7 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sinewich_jax.nn.decoder import he_normal, resize_bilinear
+from sinewich_jax.nn.decoder import he_normal
+from sinewich_jax.nn.resize import resize_bilinear
 from sinewich_jax.nn.swin import Swin
 
 Array = jax.Array

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from sinewich_jax.nn.clock import Clock, ClockSpec
-from sinewich_jax.nn.decoder import Decoder, DecoderSpec, resize_bilinear
+from sinewich_jax.nn.decoder import Decoder, DecoderSpec
+from sinewich_jax.nn.resize import resize_bilinear
 from sinewich_jax.nn.tokens import TaskTokens
 
 Array = jax.Array

@@ -81,19 +81,24 @@ class Experiment:
     @functools.cached_property
     def train_source(self) -> data.DataSource:
         """The training examples; opened (and, for scenes, rendered once) on first use."""
-        return self._source("train")
+        return self._source("train", self.config.image_size)
 
     @functools.cached_property
     def eval_source(self) -> data.DataSource:
         """The evaluation examples."""
-        return self._source("eval")
+        return self._source("eval", self.config.image_size)
 
-    def _source(self, part: str) -> data.DataSource:
+    @functools.cached_property
+    def original_source(self) -> data.DataSource:
+        """The evaluation examples with labels of the size that they came in."""
+        return data.OriginalLabels(self._source("eval", None), self.config.image_size)
+
+    def _source(self, part: str, size: tuple[int, int] | None) -> data.DataSource:
         if part in self.sources:
             source, name = self.sources[part], f"the {part} source"
-            source = data.fit(source, self.config.tasks, self.config.image_size)
+            source = data.fit(source, self.config.tasks, size)
         else:
-            source, name = open_source(self.config, part), f"data set {self.config.data!r}"
+            source, name = open_source(self.config, part, size), f"data set {self.config.data!r}"
         for task in self.tasks:
             if source.channels[task.name] != task.channels:
                 raise ConfigError(
@@ -252,8 +257,13 @@ def _task(config: Config, name: str) -> tasks.Task:
     return tasks.make(name, **overrides)
 
 
-def open_source(config: Config, part: str) -> data.DataSource:
+def open_source(config: Config, part: str, size: tuple[int, int] | None) -> data.DataSource:
     """Opens the ``train`` or ``eval`` part of the config's data set.
+
+    Args:
+      config: the run.
+      part: ``"train"`` or ``"eval"``.
+      size: (height, width) to resize to; None keeps the data set's own.
 
     Raises:
       ConfigError: the data set has no option that is asked for (``depth_unit``, ``allow_missing``,
@@ -270,7 +280,7 @@ def open_source(config: Config, part: str) -> data.DataSource:
         "train" if training else config.eval_split or data.default_eval_split(config.data),
         data_dir=config.data_dir,
         tasks=config.tasks,
-        image_size=config.image_size,
+        image_size=size,
         channels=dict(config.channels),
         size=config.train_size if training else config.eval_size,
         **options,

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from sinewich_jax import data, parallel, storage, tasks
-from sinewich_jax.config import Config
+from sinewich_jax.config import Config, from_dict
 from sinewich_jax.data import pipeline
 from sinewich_jax.errors import CheckpointError, ConfigError
 from sinewich_jax.tasks import boundary
@@ -39,12 +39,14 @@ class Evaluator:
     Args:
       setup: the experiment on its mesh.
       batch_size: examples a batch; a multiple of the mesh's ``data`` axis.
+      resolution: of the labels, ``"train"`` or ``"original"``.
     """
 
-    def __init__(self, setup: Setup, batch_size: int) -> None:
+    def __init__(self, setup: Setup, batch_size: int, resolution: str = "train") -> None:
         experiment, placed, mesh = setup.experiment, setup.placed, setup.mesh
         self.setup = setup
         self._experiment, self._mesh, self._batch_size = experiment, mesh, batch_size
+        self._resolution = resolution
         self._forward = steps.make_forward(experiment, placed, mesh)
         self._measure = steps.make_metric_step(experiment.tasks, mesh)
         self._diagnose = jax.jit(
@@ -56,8 +58,15 @@ class Evaluator:
 
     @functools.cached_property
     def source(self) -> Any:
-        """The evaluation examples; opened once."""
+        """The evaluation examples at the size that the network sees; opened once."""
         return self._experiment.eval_source
+
+    @functools.cached_property
+    def scored(self) -> Any:
+        """The same examples with labels of the size at which they are scored."""
+        if self._resolution == "train":
+            return self.source
+        return self._experiment.original_source
 
     @functools.cached_property
     def tasks(self) -> tuple[tasks.Task, ...]:
@@ -69,6 +78,13 @@ class Evaluator:
             else task
             for task in self._experiment.tasks
         )
+
+    @property
+    def pixels(self) -> str:
+        """The size at which images are seen and labels scored, for people to read."""
+        height, width = self.source[0]["image"].shape[:2]
+        seen = f"{height} x {width} pixels"
+        return seen if self._resolution == "train" else f"{seen}, scored at their original size"
 
     def score(self, state: states.TrainState, constants: Any) -> Scores:
         """Every metric of every task on the whole evaluation set: ``{task: {metric: value}}``."""
@@ -102,13 +118,18 @@ class Evaluator:
         reach = boundary.MAX_DISTANCE.get(data_name, boundary.BoundaryScore.max_distance)
         scores = {task.name: boundary.BoundaryScore(reach) for task in edges}
         with progress_bar("boundaries", len(self.source)) as advance:
-            for batch in self._host_batches():
-                image = parallel.put_batch(batch["image"], self._mesh)
-                logits = self._logits(state, constants, image)
+            for batch in self._host_batches(self.scored):
+                placed = parallel.put_batch(batch, self._mesh)
+                logits = steps.at_label_size(
+                    self._logits(state, constants, placed["image"]), placed
+                )
+                frame = batch["valid"][edges[0].name].shape[1:]
+                sizes = batch.get("size", [frame] * len(batch["image"]))
                 for task in edges:
                     claims = np.asarray(task.predict(_local_rows(logits[task.name])))
                     labels, valid = batch["labels"][task.name], batch["valid"][task.name]
-                    for claim, label, mask in zip(claims, labels, valid, strict=True):
+                    for (height, width), *maps in zip(sizes, claims, labels, valid, strict=True):
+                        claim, label, mask = (array[:height, :width] for array in maps)
                         if mask.any():  # a padded example has no valid pixel
                             scores[task.name].add(claim, label, mask)
                 advance(min(len(self.source), int(batch["index"].max()) + 1))
@@ -132,6 +153,7 @@ class Evaluator:
             "data_dir": config.data_dir,
             "train_examples": len(self._experiment.train_source),
             "eval_examples": len(self.source),
+            "eval_resolution": self._resolution,
         }
         known = _kept_baseline(path)
         if known.get("origin") == origin:
@@ -158,7 +180,7 @@ class Evaluator:
 
         Only of the rows that this process feeds; the main process holds the first ones.
         """
-        host = next(self._host_batches())
+        host = next(self._host_batches(self.source))
         logits = self._logits(state, constants, parallel.put_batch(host["image"], self._mesh))
         predictions = {
             task.name: np.asarray(task.predict(_local_rows(logits[task.name])))
@@ -179,16 +201,17 @@ class Evaluator:
     def _logits(self, state: states.TrainState, constants: Any, image: jax.Array) -> Any:
         return self._forward(state.params, state.model_state, constants, image)
 
-    def _host_batches(self) -> Iterator[Any]:
+    def _host_batches(self, source: Any) -> Iterator[Any]:
         return pipeline.eval_batches(
-            self.source,
+            source,
             self._batch_size,
             tuple(task.name for task in self._experiment.tasks),
             local=parallel.local_slice(self._mesh, self._batch_size),
         ).iterate()
 
     def _batches(self) -> Iterator[Any]:
-        return (parallel.put_batch(batch, self._mesh) for batch in self._host_batches())
+        batches = self._host_batches(self.scored)
+        return (parallel.put_batch(batch, self._mesh) for batch in batches)
 
 
 def mean_labels(task_list: Sequence[tasks.Task], source: Any) -> dict[str, np.ndarray]:
@@ -298,7 +321,6 @@ def report_run(
     if boundaries:
         matched = evaluator.boundaries(state, constants, config.data)
         scores = {name: {**row, **matched.get(name, {})} for name, row in scores.items()}
-    height, width = source[0]["image"].shape[:2]
     results = make_results(
         task_list,
         scores,
@@ -306,7 +328,7 @@ def report_run(
         references,
         **setup.counts,
         protocol=(
-            f"{_origin(config)}: {len(source)} evaluation examples of {height} x {width} pixels, "
+            f"{_origin(config)}: {len(source)} evaluation examples of {evaluator.pixels}, "
             "single scale, no test-time augmentation"
         ),
         method=config.method,
@@ -336,6 +358,7 @@ def evaluate_workdir(
     experiment: Any = None,
     devices: Sequence[jax.Device] | None = None,
     boundaries: bool = False,
+    resolution: str | None = None,
 ) -> dict[str, Any]:
     """Scores the newest whole checkpoint of a run and rewrites its results.
 
@@ -345,6 +368,7 @@ def evaluate_workdir(
       experiment: the model, tasks and data; None builds what the run's config names.
       devices: devices of the mesh; None takes all.
       boundaries: run the boundary benchmark (odsF) on edge tasks, too.
+      resolution: ``"train"`` or ``"original"`` in place of the config's ``eval_resolution``.
 
     Returns:
       The content of ``results.json``; its ``steps`` are those of the checkpoint, so that a run that
@@ -355,6 +379,8 @@ def evaluate_workdir(
     """
     workdir = Path(workdir).absolute()
     config = workdirs.read_config(workdir)
+    if resolution is not None:
+        config = from_dict({**dataclasses.asdict(config), "eval_resolution": resolution})
     known = read_references(references, config)
     mesh = parallel.make_mesh(devices=devices)
     setup = set_up(config, mesh, experiment)
@@ -366,7 +392,8 @@ def evaluate_workdir(
         writers.announce(f"checkpoint of step {step} cannot be read and is skipped: {reason}")
     # Padding counts nowhere, so any multiple of the devices scores the same.
     shards = mesh.shape["data"]
-    evaluator = Evaluator(setup, -(-config.batch_size // shards) * shards)
+    batch_size = -(-config.batch_size // shards) * shards
+    evaluator = Evaluator(setup, batch_size, config.eval_resolution)
     times = timing.Timer(**resumed.meta["timing"]).summary()
     return report_run(
         config, workdir, evaluator, resumed.state, resumed.constants, times, known, boundaries

@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also score edges by the boundary benchmark (odsF), about ten seconds an image",
     )
+    parser.add_argument(
+        "--resolution",
+        choices=("train", "original"),
+        help="score at the size of training or at that of each label file (default: as the run's "
+        "config says)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -30,7 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     cache.enable_compilation_cache()
     results = evaluate.evaluate_workdir(
-        arguments.workdir, arguments.reference, boundaries=arguments.boundaries
+        arguments.workdir,
+        arguments.reference,
+        boundaries=arguments.boundaries,
+        resolution=arguments.resolution,
     )
     for name, row in results["tasks"].items():
         numbers = f"{_text(row['value'])} (mean label map {_text(row['baseline'])})"

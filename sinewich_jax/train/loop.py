@@ -88,7 +88,7 @@ def train(
     experiment, placed = setup.experiment, setup.placed
     state, constants = placed.state, placed.constants
     train_step = steps.make_train_step(experiment, setup.tx, placed, mesh, config.seed)
-    evaluator = evaluate.Evaluator(setup, config.batch_size)
+    evaluator = evaluate.Evaluator(setup, config.batch_size, config.eval_resolution)
 
     # ---- Data --------------------------------------------------------------------------------
     # What is wrong with the data is said now, not after hours of training.

@@ -14,7 +14,7 @@ import numpy as np
 from sinewich_jax import storage, tasks
 from sinewich_jax.data.resize import resize_image
 from sinewich_jax.errors import ConfigError, did_you_mean
-from sinewich_jax.nn.decoder import resize_bilinear
+from sinewich_jax.nn.resize import resize_bilinear
 from sinewich_jax.train import trained
 
 

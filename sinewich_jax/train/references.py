@@ -65,7 +65,7 @@ def _published(name: str, config: Config | None) -> dict[str, float]:
 def _check_comparable(directory: Path, config: Config) -> None:
     """Delta m compares runs that were scored on the same examples."""
     other = workdirs.read_config(directory)
-    for key in ("data", "eval_split", "eval_size", "image_size"):
+    for key in ("data", "eval_split", "eval_size", "eval_resolution", "image_size"):
         there, here = getattr(other, key), getattr(config, key)
         if there != here:
             raise CheckpointError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sinewich_jax import parallel
 from sinewich_jax.core import random, surgery, trees
 from sinewich_jax.core.weighting import Signals
+from sinewich_jax.nn.resize import resize_in_frame
 from sinewich_jax.train import state as states
 
 Batch = dict[str, Any]
@@ -151,16 +152,29 @@ def make_forward(experiment: Any, placed: states.Placed, mesh: Mesh) -> Callable
     )
 
 
+def at_label_size(logits: Mapping[str, jax.Array], batch: Batch) -> Mapping[str, jax.Array]:
+    """Logits as labels are, {task: (B, H, W, C)}: resized where labels have sizes of their own."""
+    if "size" not in batch:
+        return logits
+    return {
+        name: resize_in_frame(values, batch["size"], batch["valid"][name].shape[1:])
+        for name, values in logits.items()
+    }
+
+
 def make_metric_step(tasks: Sequence[Any], mesh: Mesh) -> Callable[..., Any]:
     """Builds ``metric_step(logits, batch) -> {task: metric state}``.
 
     Apart from the forward pass, so that the model is compiled once for scores and pictures, and
     the same step scores a constant prediction.  The states are replicated and cover the whole
     global batch: every process holds the same; they merge over batches on the host.
+
+    Where labels have sizes of their own (``batch["size"]``), logits are resized to them.
     """
     metrics = {task.name: task.metric() for task in tasks}
 
     def metric_step(logits: dict[str, jax.Array], batch: Batch) -> Any:
+        logits = at_label_size(logits, batch)
         return {
             name: metric.update(logits[name], batch["labels"][name], batch["valid"][name])
             for name, metric in metrics.items()

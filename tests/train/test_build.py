@@ -170,7 +170,7 @@ def test_keys_that_a_backbone_does_not_read_are_refused():
 
 def test_a_head_of_another_width_than_the_data_needs_is_refused(monkeypatch):
     config = dataclasses.replace(get_config("debug"), channels=(("semseg", 5),))
-    monkeypatch.setattr(build, "open_source", lambda config, part: small_scenes())
+    monkeypatch.setattr(build, "open_source", lambda config, part, size: small_scenes())
     with pytest.raises(ConfigError, match=r"channels\.semseg=8"):
         _ = build.experiment(config).train_source
 
@@ -208,14 +208,16 @@ def test_options_reach_the_data_set_that_has_them_and_no_other(monkeypatch):
         return small_scenes()
 
     plain = dataclasses.replace(get_config("debug"), data="asked", train_size=None)
-    build.open_source(plain, "train")
+    build.open_source(plain, "train", None)
     assert asked == {"depth_unit": None, "allow_missing": False, "target": None}
     said = {"depth_unit": "mm", "allow_missing": True, "depth_target": "depth_m"}
-    build.open_source(dataclasses.replace(plain, **said), "eval")
+    build.open_source(dataclasses.replace(plain, **said), "eval", None)
     assert asked == {"depth_unit": "mm", "allow_missing": True, "target": "depth_m"}
     for key, value in said.items():
         with pytest.raises(ConfigError, match="'scenes' has no option"):
-            build.open_source(dataclasses.replace(get_config("debug"), **{key: value}), "train")
+            build.open_source(
+                dataclasses.replace(get_config("debug"), **{key: value}), "train", None
+            )
 
 
 def test_a_source_of_other_classes_than_the_head_is_refused():

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sinewich_jax import parallel
-from sinewich_jax.errors import CheckpointError, TrainingError
+from sinewich_jax import data, parallel
+from sinewich_jax.errors import CheckpointError, DataError, TrainingError
+from sinewich_jax.nn.resize import resize_bilinear
 from sinewich_jax.train import cache, evaluate, monitor, setup, signals, timing, writers
+from sinewich_jax.train import state as states
 from sinewich_jax.train.references import read_references
 from tests.train import fake
 
@@ -303,3 +305,55 @@ def test_jsonl_drops_lines_that_are_no_text(tmp_path):
     path.write_bytes(b'{"step": 1}\n\xff\xfe\n{"step": 2}\n')
     writers.JsonlWriter(path, from_step=2).close()
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+class TwoSizes:
+    """Pairs of examples of two sizes."""
+
+    def __init__(self):
+        self.parts = [
+            fake.random_source(2, seed, size) for seed, size in ((2, (13, 20)), (3, (24, 9)))
+        ]
+        self.tasks, self.channels = self.parts[0].tasks, self.parts[0].channels
+        self.class_names, self.size = {}, None
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return self.parts[index % 2][index // 2]
+
+
+def test_scores_at_the_original_resolution_are_those_of_predictions_resized_one_by_one(tmp_path):
+    source = TwoSizes()
+    original = data.OriginalLabels(source, fake.SIZE)
+    assert original.frame == (24, 20) and original.size == fake.SIZE
+    made = fake.make_experiment(eval_source=data.Resized(source, fake.SIZE))
+    object.__setattr__(made, "original_source", original)
+    config = fake.make_config(batch_size=2, eval_resolution="original")
+    run = setup.set_up(config, parallel.make_mesh(devices=jax.devices()[:1]), made)
+    evaluator = evaluate.Evaluator(run, 2, "original")
+    scores = evaluator.score(run.placed.state, run.placed.constants)
+
+    variables = states.join_variables(
+        run.placed.state.params, run.placed.state.model_state, run.placed.constants
+    )
+    for task in made.tasks:
+        metric, total = task.metric(), task.metric().empty()
+        for i in range(3):
+            example = source[i]
+            seen = data.resize_image(example["image"], fake.SIZE, "cubic", antialias=True)
+            logits = made.model.apply(variables, made.normalise(seen[None]))[task.name]
+            logits = resize_bilinear(logits, *example["image"].shape[:2])
+            label, valid = example["labels"][task.name], example["valid"][task.name]
+            total = metric.merge(total, metric.update(logits, label[None], valid[None]))
+        assert scores[task.name] == pytest.approx(metric.compute(total), rel=1e-5, nan_ok=True)
+
+    assert "scored at their original size" in evaluator.pixels
+    baseline = evaluator.baseline(config, tmp_path)
+    assert baseline["depth"] != evaluate.Evaluator(run, 2).baseline(config, tmp_path)["depth"]
+
+
+def test_original_labels_need_images_of_one_size():
+    with pytest.raises(DataError, match="image_size"):
+        data.OriginalLabels(TwoSizes(), None)
