@@ -182,7 +182,7 @@ def section(page: Page, name: str, root: Path) -> None:
         (*tasks, "Delta m %", "trainable", "time", "rate", "seeds"),
         command=command if name == "scenes" else f"SINEWICH_DATA=DIR {command}",
         digits={task: 3 for task in tasks}
-        | {"Delta m %": 2, "trainable": 0, "time": 2, "seeds": 0},
+        | {"Delta m %": 2, "trainable": 0, "time": 2, "rate": 0, "seeds": 0},
     )
 
 
