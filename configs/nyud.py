@@ -4,10 +4,9 @@
         --config.data_dir=DIR --config.backbone_weights=swin_tiny.safetensors
 
 ``DIR`` holds one of the three releases of ``NYUD_MT`` or its tar, see docs/data_archives.md. The
-recipe is that of configs/pascal_context.py on 795 images: no rotation, and a zoom between 1 and 1.5
-by which depth is divided (the published code draws one of 1, 1.2 and 1.5). There is no agreed
-single-task reference: train your own with the word ``single_task``. Not run here: it needs an
-accelerator.
+recipe is that of configs/pascal_context.py on 795 images: no rotation, and a zoom of 1, 1.2 or 1.5
+by which depth is divided. There is no agreed single-task reference: train your own with the word
+``single_task``. Not run here: it needs an accelerator.
 
 Words after a colon: configs/methods.py, and ``debug``.
 """
@@ -32,7 +31,7 @@ BASE = {
     "steps": 300 * EPOCH,
     "eval_every": 20 * EPOCH,
     "checkpoint_every": 20 * EPOCH,
-    "augment": {"flip": True, "scale": (1.0, 1.5), "method": "cubic"},
+    "augment": {"flip": True, "zooms": (1.0, 1.2, 1.5), "method": "cubic"},
 }
 
 VARIANTS = {**METHODS, "debug": DEBUG}

@@ -57,6 +57,7 @@ class AugmentConfig:
     Attributes:
       flip: mirror left to right with probability one half.
       scale: zoom factors, drawn uniformly between the two.
+      zooms: zoom factors, one of which is drawn, in place of ``scale``.
       rotate: largest turn in degrees; drawn uniformly from ``[-rotate, rotate]``.
       crop: height and width cut out after scaling, or None for the whole frame.
       zero_border: pixels from outside the frame count as class 0 instead of invalid.
@@ -67,6 +68,7 @@ class AugmentConfig:
 
     flip: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
+    zooms: tuple[float, ...] = ()
     rotate: float = 0.0
     crop: tuple[int, int] | None = None
     zero_border: bool = False

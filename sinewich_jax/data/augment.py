@@ -37,6 +37,7 @@ class Augment:
     Attributes:
       flip: mirror left to right with probability one half.
       scale: zoom drawn uniformly from this range.
+      zooms: zooms drawn from these with equal probability instead, unless there are none.
       rotate: angle in degrees drawn uniformly from [-rotate, rotate].
       crop: output (height, width), cut at a random place of the zoomed frame; where the frame is
         smaller, it lies at a random place of the window and the rest is invalid. None keeps the
@@ -49,6 +50,7 @@ class Augment:
 
     flip: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
+    zooms: tuple[float, ...] = ()
     rotate: float = 0.0
     crop: tuple[int, int] | None = None
     zero_border: bool = False
@@ -61,6 +63,12 @@ class Augment:
         low, high = self.scale
         if not 0 < low <= high:
             raise ConfigError(f"augment.scale is {self.scale}, expected 0 < low <= high")
+        if self.zooms and min(self.zooms) <= 0:
+            raise ConfigError(f"augment.zooms is {self.zooms}, expected positive factors")
+        if self.zooms and self.scale != (1.0, 1.0):
+            raise ConfigError(
+                f"augment.scale is {self.scale} and augment.zooms {self.zooms}; expected one of them"
+            )
         if not 0 <= self.rotate <= 180:
             raise ConfigError(f"augment.rotate is {self.rotate}, expected degrees from 0 to 180")
         if self.crop is not None and min(self.crop) < 1:
@@ -94,10 +102,13 @@ class Augment:
 
     def _window(self, u: np.ndarray, source: tuple[int, int]) -> Window:
         low, high = self.scale
+        zoom = low + (high - low) * float(u[1])
+        if self.zooms:
+            zoom = self.zooms[int(u[1] * len(self.zooms))]
         window = Window(
             size=self.crop or source,
             flip=self.flip and u[0] < 0.5,
-            zoom=low + (high - low) * float(u[1]),
+            zoom=zoom,
             degrees=self.rotate * (2 * float(u[2]) - 1),
         )
         if self.crop is None:

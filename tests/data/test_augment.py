@@ -286,6 +286,13 @@ def test_scale_and_rotation_cover_the_stated_ranges():
     assert 200 < sum(window.flip for window in windows) < 300
 
 
+def test_zooms_are_drawn_from_the_named_ones_alone():
+    augment = Augment(zooms=(1.0, 1.2, 1.5))
+    drawn = [augment._window(np.random.default_rng(i).random(7), (8, 8)).zoom for i in range(90)]
+    assert set(drawn) == {1.0, 1.2, 1.5}
+    assert min(map(drawn.count, (1.0, 1.2, 1.5))) > 15
+
+
 def test_jitter_is_the_formula_and_leaves_the_border_black():
     values = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, -1)
     expected = np.clip(np.rint(127.5 + 0.5 * (np.arange(256) - 127.5) + 10), 0, 255)
@@ -308,6 +315,8 @@ def test_switching_one_effect_on_keeps_the_others():
     [
         {"scale": (0.0, 1.0)},
         {"scale": (2.0, 1.0)},
+        {"zooms": (1.0, 0.0)},
+        {"zooms": (1.0, 1.5), "scale": (1.0, 2.0)},
         {"rotate": -1.0},
         {"crop": (0, 4)},
         {"method": "nearest"},
