@@ -68,13 +68,13 @@ class AugmentConfig:
 
     flip: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
-    zooms: tuple[float, ...] = ()
     rotate: float = 0.0
     crop: tuple[int, int] | None = None
     zero_border: bool = False
     method: Literal["linear", "cubic"] = "linear"
     brightness: float = 0.0
     contrast: float = 0.0
+    zooms: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -50,13 +50,13 @@ class Augment:
 
     flip: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
-    zooms: tuple[float, ...] = ()
     rotate: float = 0.0
     crop: tuple[int, int] | None = None
     zero_border: bool = False
     method: Method = "linear"
     brightness: float = 0.0
     contrast: float = 0.0
+    zooms: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ConfigError when a range is impossible."""
@@ -67,7 +67,7 @@ class Augment:
             raise ConfigError(f"augment.zooms is {self.zooms}, expected positive factors")
         if self.zooms and self.scale != (1.0, 1.0):
             raise ConfigError(
-                f"augment.scale is {self.scale} and augment.zooms {self.zooms}; expected one of them"
+                f"augment.scale is {self.scale}, zooms {self.zooms}; expected one of them only"
             )
         if not 0 <= self.rotate <= 180:
             raise ConfigError(f"augment.rotate is {self.rotate}, expected degrees from 0 to 180")

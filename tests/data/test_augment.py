@@ -316,7 +316,7 @@ def test_switching_one_effect_on_keeps_the_others():
         {"scale": (0.0, 1.0)},
         {"scale": (2.0, 1.0)},
         {"zooms": (1.0, 0.0)},
-        {"zooms": (1.0, 1.5), "scale": (1.0, 2.0)},
+        {"scale": (1.0, 2.0), "zooms": (1.0, 1.5)},
         {"rotate": -1.0},
         {"crop": (0, 4)},
         {"method": "nearest"},
