@@ -157,8 +157,8 @@ def load_artifact(path: str | os.PathLike[str]) -> Predictor:
 
 def _one_head(
     model: MultiTaskModel, variables: Mapping[str, Any], task: str
-) -> tuple[Decoder, dict[str, Any], np.ndarray]:
-    """A decoder of one task, its variables and its frequency (1,)."""
+) -> tuple[Decoder, dict[str, Any], np.ndarray | None]:
+    """A decoder of one task, its variables, and its frequency (1,) where it reads one."""
     names = [name for name, _ in model.heads]
     index = names.index(task)
     decoder = Decoder(model.backbone.channels, (model.heads[index],), model.decoder)
@@ -175,8 +175,8 @@ def _one_head(
         )
         for name, tree in shapes.items()
     }
-    omega = model.apply(variables, method="frequencies")["decoder"]
-    return decoder, own, np.asarray(omega)[index : index + 1]
+    omega = model.apply(variables, method="frequencies").get("decoder")
+    return decoder, own, None if omega is None else np.asarray(omega)[index : index + 1]
 
 
 def _own_part(flat: Mapping[str, Any], path: str, like: Any, index: int) -> np.ndarray:

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predicts every image; writes a picture and one file a task for each."""
-    from sinewich_jax import report
+    from sinewich_jax import report, storage
     from sinewich_jax.data.files import read_image
     from sinewich_jax.train import cache, predict
     from sinewich_jax.train.progress import progress_bar
@@ -54,6 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.out / "panels" / f"{name}.png", shown, image, predictions, path.name
             )
             advance(number, note=path.name)
+    named = {task.name: list(task.class_names) for task in shown if task.class_names}
+    if named:
+        storage.write_json(arguments.out / "classes.json", named)
     looked = "their own size" if predictor.side is None else f"a shorter side of {predictor.side}"
     print(f"{len(paths)} images at {looked} pixels, step {predictor.step}")
     print(f"written: {arguments.out / 'panels'} and a folder a task beside it")

@@ -18,7 +18,10 @@ from tests.test_configs import train
 from tests.train.runs import CONFIG, save_run
 
 IMAGE = np.random.default_rng(0).standard_normal((2, 32, 32, 3)).astype(np.float32)
-METHODS = ("sinewich", "lora_gain", "lora_task", "mtlora")
+METHODS = [
+    "sinewich",
+    *(pytest.param(m, marks=pytest.mark.slow) for m in ("lora_gain", "lora_task", "mtlora")),
+]
 
 
 def asks(folder, **overrides) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,7 +47,9 @@ def test_a_folder_of_photographs(run, photos, tmp_path, capsys):
         assert np.load(out / "depth" / f"{name}.npy").shape == size
         assert (out / "panels" / f"{name}.png").stat().st_size > 0
     # The folder that was written is a folder of labels for the photographs.
-    (out / "images").symlink_to(photos)
+    (out / "images").mkdir()
+    for name in SIZES:
+        (out / "images" / f"{name}.png").symlink_to(photos / f"{name}.png")
     source = data.from_folder(out, tasks=("semseg", "depth"))
     assert len(source) == 3 and source[0]["labels"]["depth"].dtype == np.float32
 
@@ -58,7 +61,7 @@ def test_at_the_size_of_training_it_is_the_model_itself(run, photos):
     predictor = predict.Predictor(folder)
     got = predictor(pixels)
     experiment = made.experiment
-    logits = experiment.model.apply(
+    logits = jax.jit(experiment.model.apply)(
         predictor._made.variables, experiment.normalise(jnp.asarray(pixels)[None])
     )
     for task in experiment.tasks:
@@ -67,7 +70,7 @@ def test_at_the_size_of_training_it_is_the_model_itself(run, photos):
         )
 
 
-@pytest.mark.parametrize(("side", "seen"), [(None, (32, 56)), (20, (20, 35)), (64, (64, 112))])
+@pytest.mark.parametrize(("side", "seen"), [(None, (32, 56)), (20, (20, 35))])
 def test_the_network_looks_at_the_shorter_side_that_was_asked_for(run, photos, side, seen):
     predictor = predict.Predictor(run[0], ["depth"], side)
     sizes = []
