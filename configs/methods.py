@@ -36,8 +36,11 @@ from typing import Any
 _PLAIN = {"task_lr_mult": 1.0}
 # What the code that the published methods share leaves trainable beside adapters and decoder.
 _GROUPS = ("norms", "patch_embed", "bias_table")
-_MTLORA = {"trainable": (*_GROUPS, "merging"), "decoder_base": "independent", **_PLAIN}
-_PLUS = {"trainable": _GROUPS, "decoder_base": "independent", **_PLAIN}
+# The literature's decoder: nothing in it is shared or switched. Methods that are compared at equal
+# parameters (the LoRA words, decoder_only) keep the switched decoder that all of them have.
+_OWN_DECODERS = {"decoder_base": "independent"}
+_MTLORA = {"trainable": (*_GROUPS, "merging"), **_OWN_DECODERS, **_PLAIN}
+_PLUS = {"trainable": _GROUPS, **_OWN_DECODERS, **_PLAIN}
 
 METHODS: dict[str, dict[str, Any]] = {
     "sinewich": {},
@@ -66,7 +69,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "tadformer": {"method": "tadformer", **_PLUS},
     "tadformer_static": {"method": "tadformer", "filter": "static", **_PLUS},
     "decoder_only": {"method": "decoder_only"},
-    "full_ft": {"method": "full_ft"},
-    "single_task": {"method": "single_task"},
+    "full_ft": {"method": "full_ft", **_OWN_DECODERS},
+    "single_task": {"method": "single_task", **_OWN_DECODERS},
     "scratch": {"method": "scratch"},
 }
