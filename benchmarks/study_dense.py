@@ -93,6 +93,12 @@ def tuning_cells(method: str) -> dict[float, Cell]:
     }
 
 
+def grid_cells(method: str) -> list[Cell]:
+    """All cells of a method's grid, of this study or of study_scenes."""
+    study = study_scenes if method in study_scenes.GRIDS else None
+    return list((study.tuning_cells if study else tuning_cells)(method).values())
+
+
 def tuned(method: str, root: Path) -> float | None:
     """The best rate of a grid, or None while it is not finished."""
     cells = tuning_cells(method)
@@ -215,8 +221,13 @@ def page(root: Path) -> Page:
     )
     made.text(
         "`rate` is the one that a grid on the `val` split of scenes chose with another seed: for a "
-        "backbone trained whole the learning rate, for the rest the factor on it for the adapters "
-        "(Sinewich: for the sine factors). `config` is the config's own, not tuned."
+        "backbone trained whole and for decoder only the learning rate, for the rest the factor on "
+        "it for the adapters (Sinewich: for the sine factors). Single-task networks take the rate "
+        "that is best for full fine-tuning on all tasks, ablations that of what they ablate. "
+        "`config` is the config's own, not tuned.",
+        "Full fine-tuning, single-task networks, MTLoRA and TADFormer have the literature's "
+        "decoder, one kernel a task; the other methods share one decoder kernel that each task's "
+        "frequency modulates (docs/methods.md).",
     )
     for name in SETS:
         section(made, name, root)
@@ -236,8 +247,7 @@ def main() -> None:
             chosen = [m for m in arguments.methods if (m not in FIRST) == late]
             left = (end - time.monotonic()) / 60
             if "scenes" in arguments.sets:
-                sources = dict.fromkeys(map(tuned_by, chosen))
-                grids = [tuning_cells(source).values() for source in sources if source in GRIDS]
+                grids = [grid_cells(source) for source in dict.fromkeys(map(tuned_by, chosen))]
                 run([cell for grid in grids for cell in grid], root, left, arguments.jobs)
             wanted = [
                 cell

@@ -8,8 +8,8 @@ The words are joined by commas after the name of a config, later ones changing e
     sinewich_paper      as published: 3 x 3 kernels, low-pass, task tokens in the windows, one clock
                         a layer
     no_clock            with either: learned frequencies without a clock net
-    no_lowpass          without the Gaussian
-    no_sine             without the sine: all tasks share one kernel
+    no_lowpass          with sinewich_paper: without the Gaussian (lean has none)
+    no_sine             with either: without the sine: all tasks share one kernel
     independent_base    one kernel a task in place of a shared one, in the decoder too
     independent_decoder one kernel a task in the decoder
     lora                one LoRA that all tasks share

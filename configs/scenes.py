@@ -9,7 +9,7 @@ seconds), nothing is downloaded. Numbers, seeds and spread: docs/results/scenes.
 Words after a colon, joined by commas (``--config=configs/scenes.py:lora_gain,debug``): the methods
 of configs/methods.py, and
 
-    debug            seconds on a CPU: tiny sizes, a few steps, random backbone
+    debug            tiny sizes, a few steps, random backbone; a CPU mostly compiles it
     random_backbone  a frozen random backbone
 """
 

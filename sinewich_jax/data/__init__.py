@@ -41,6 +41,7 @@ _HOME = {
     "from_folder": "folder",
     "default_eval_split": "registry",
     "load": "registry",
+    "is_rendered": "registry",
     "look_over": "views",
     "names": "registry",
     "read_image": "files",

@@ -31,9 +31,12 @@ ENVIRONMENT = "SINEWICH_DATA"
 
 _OPENERS: dict[str, Opener] = {}
 _EVAL_SPLITS: dict[str, str] = {}
+_RENDERED: set[str] = set()
 
 
-def register(name: str, *, eval_split: str = "val") -> Callable[[Opener], Opener]:
+def register(
+    name: str, *, eval_split: str = "val", rendered: bool = False
+) -> Callable[[Opener], Opener]:
     """Registers a data set.
 
     The function is called as ``open(split, data_dir=..., **options)`` with a plain split name. When
@@ -43,6 +46,7 @@ def register(name: str, *, eval_split: str = "val") -> Callable[[Opener], Opener
     Args:
       name: what :func:`load` will know it by.
       eval_split: the split that is scored when a run does not name one.
+      rendered: examples are made at any ``image_size`` and have no size of their own.
     """
 
     def enter(opener: Opener) -> Opener:
@@ -50,6 +54,8 @@ def register(name: str, *, eval_split: str = "val") -> Callable[[Opener], Opener
             raise ConfigError(f"a data set named {name!r} is registered already")
         _OPENERS[name] = opener
         _EVAL_SPLITS[name] = eval_split
+        if rendered:
+            _RENDERED.add(name)
         return opener
 
     return enter
@@ -63,6 +69,12 @@ def default_eval_split(name: str) -> str:
     """
     _opener(name)
     return _EVAL_SPLITS[name]
+
+
+def is_rendered(name: str) -> bool:
+    """Whether a data set is made at the size that is asked for; False for an unknown name."""
+    _import_sets()
+    return name in _RENDERED
 
 
 def _opener(name: str) -> Opener:

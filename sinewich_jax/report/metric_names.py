@@ -30,6 +30,8 @@ _NAMES = {
     "ods": ("odsF", "suppression, thinning, one-to-one matching; best of 101 thresholds"),
     "ods_threshold": ("threshold of odsF", "one for all images"),
     "ois": ("oisF", "as odsF, each image at its own threshold"),
+    "ods_distance": ("matching distance of odsF", "fraction of the image's diagonal"),
+    "ods_images": ("images matched for odsF", ""),
     "ods_ap": ("average precision of matching", "area under precision against recall"),
     "ap": ("average precision", "area under precision against recall"),
 }

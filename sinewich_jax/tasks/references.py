@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 from collections.abc import Mapping
+from typing import Any
 
 from sinewich_jax.errors import ConfigError, did_you_mean
 
@@ -19,27 +20,31 @@ class ReferenceTable:
     """Single-task results of one protocol.
 
     Attributes:
-      data: name of the data set, as in the config key ``data``.
+      scored_on: what a run's config must say for a comparison, as far as the source says it:
+        ``data``, ``image_size``, ``eval_resolution``.
       protocol: backbone, pretraining, resolution.
       values: the primary metric by task: mIoU and max mIoU as fractions, normals in degrees, depth
         RMSE in metres.
       source: where the numbers come from.
     """
 
-    data: str
+    scored_on: Mapping[str, Any]
     protocol: str
     values: Mapping[str, float]
     source: str
 
 
-def _table(data: str, protocol: str, source: str, **values: float) -> ReferenceTable:
-    return ReferenceTable(data, protocol, types.MappingProxyType(values), source)
+def _table(
+    scored_on: Mapping[str, Any], protocol: str, source: str, **values: float
+) -> ReferenceTable:
+    frozen = types.MappingProxyType
+    return ReferenceTable(frozen(dict(scored_on)), protocol, frozen(values), source)
 
 
 REFERENCES: Mapping[str, ReferenceTable] = types.MappingProxyType(
     {
         "pascal_context_swin_t": _table(
-            "pascal_mt",
+            {"data": "pascal_mt", "image_size": [448, 448], "eval_resolution": "train"},
             "one fully fine-tuned Swin-T (ImageNet-1k) a task, 448 x 448",
             "MTLoRA (arXiv 2403.20320), also the dictionary in TADFormer's configs",
             semseg=0.6721,
@@ -48,7 +53,7 @@ REFERENCES: Mapping[str, ReferenceTable] = types.MappingProxyType(
             normals=17.97,
         ),
         "nyud_swin_t_faar": _table(
-            "nyud_mt",
+            {"data": "nyud_mt"},
             "one fully fine-tuned Swin-T a task, three tasks",
             "FAAR (CVPR 2026), table for NYUD-v2",
             semseg=0.4265,
@@ -56,7 +61,7 @@ REFERENCES: Mapping[str, ReferenceTable] = types.MappingProxyType(
             normals=22.83,
         ),
         "nyud_swin_t_fork": _table(
-            "nyud_mt",
+            {"data": "nyud_mt"},
             "one fully fine-tuned Swin-T a task, a third party's runs",
             "configuration of the TADFormer fork by Malygossssss; its edge score is another metric",
             semseg=0.4065,

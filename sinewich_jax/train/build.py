@@ -91,7 +91,9 @@ class Experiment:
     @functools.cached_property
     def original_source(self) -> data.DataSource:
         """The evaluation examples with labels of the size that they came in."""
-        return data.OriginalLabels(self._source("eval", None), self.config.image_size)
+        size = self.config.image_size
+        own = size if "eval" not in self.sources and data.is_rendered(self.config.data) else None
+        return data.OriginalLabels(self._source("eval", own), size)
 
     def _source(self, part: str, size: tuple[int, int] | None) -> data.DataSource:
         if part in self.sources:

@@ -24,7 +24,7 @@ from sinewich_jax.train import state as states
 from sinewich_jax.train import step as steps
 from sinewich_jax.train import workdir as workdirs
 from sinewich_jax.train.progress import progress_bar
-from sinewich_jax.train.references import read_references
+from sinewich_jax.train.references import read_references, scored_on
 from sinewich_jax.train.setup import Setup, set_up
 
 Scores = dict[str, dict[str, float]]
@@ -334,6 +334,7 @@ def report_run(
         method=config.method,
         steps=int(state.step),
         seed=config.seed,
+        scored_on=scored_on(config),
         switching=_summary(evaluator.diagnose(state, constants)),
         **times,
     )

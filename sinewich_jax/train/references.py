@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from sinewich_jax import tasks
 from sinewich_jax.config import Config
@@ -31,7 +32,8 @@ def read_references(
         if str(directory) in tasks.REFERENCES and not Path(directory).exists():
             references |= _published(str(directory), config)
             continue
-        for name, row in workdirs.read_results(Path(directory))["tasks"].items():
+        results = workdirs.read_results(Path(directory))
+        for name, row in results["tasks"].items():
             if not row["value"] or row["value"] < 0:
                 raise CheckpointError(
                     f"the reference {directory} reached a {name} {row['metric']} of "
@@ -39,7 +41,7 @@ def read_references(
                 )
             references[name] = row["value"]
         if config is not None:
-            _check_comparable(Path(directory), config)
+            _check_comparable(Path(directory), results, config)
     return references
 
 
@@ -52,23 +54,34 @@ def _runs_in(directory: str | Path) -> list[str | Path]:
     return inner or [directory]
 
 
+def scored_on(config: Config) -> dict[str, Any]:
+    """What two runs must share for their scores to compare, as ``results.json`` records it."""
+    size = None if config.image_size is None else list(config.image_size)
+    keys = ("data", "eval_split", "eval_size", "eval_resolution")
+    return {**{key: getattr(config, key) for key in keys}, "image_size": size}
+
+
 def _published(name: str, config: Config | None) -> dict[str, float]:
     table = tasks.reference_table(name)
-    if config is not None and config.data != table.data:
-        raise CheckpointError(
-            f"the reference {name!r} is for data set {table.data!r}, this run has {config.data!r}; "
-            "Delta m needs references on the same data"
-        )
+    if config is not None:
+        _check_equal(f"the published reference {name!r}", table.scored_on, config)
     return dict(table.values)
 
 
-def _check_comparable(directory: Path, config: Config) -> None:
-    """Delta m compares runs that were scored on the same examples."""
-    other = workdirs.read_config(directory)
-    for key in ("data", "eval_split", "eval_size", "eval_resolution", "image_size"):
-        there, here = getattr(other, key), getattr(config, key)
-        if there != here:
+def _check_comparable(directory: Path, results: Mapping[str, Any], config: Config) -> None:
+    """Delta m compares runs that were scored on the same examples in the same way.
+
+    The results say how, because a run may be scored otherwise than its config says.
+    """
+    there = results.get("scored_on") or scored_on(workdirs.read_config(directory))
+    _check_equal(f"the reference {directory}", there, config)
+
+
+def _check_equal(what: str, there: Mapping[str, Any], config: Config) -> None:
+    here = scored_on(config)
+    for key, value in there.items():
+        if value != here[key]:
             raise CheckpointError(
-                f"the reference {directory} was scored with {key}={there!r}, this run has "
-                f"{here!r}; Delta m needs references on the same examples"
+                f"{what} was scored with {key}={value!r}, this run has {here[key]!r}; "
+                "Delta m needs references on the same examples"
             )

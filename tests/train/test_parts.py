@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -13,10 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sinewich_jax import data, parallel
+from sinewich_jax import data, parallel, storage
 from sinewich_jax.errors import CheckpointError, DataError, TrainingError
 from sinewich_jax.nn.resize import resize_bilinear
-from sinewich_jax.train import cache, evaluate, monitor, setup, signals, timing, writers
+from sinewich_jax.train import (
+    cache,
+    evaluate,
+    monitor,
+    references,
+    setup,
+    signals,
+    timing,
+    workdir,
+    writers,
+)
 from sinewich_jax.train import state as states
 from sinewich_jax.train.references import read_references
 from tests.train import fake
@@ -283,11 +294,31 @@ def test_scores_name_the_classes_of_the_data_set(tmp_path):
 
 
 def test_published_references_are_found_by_name_and_belong_to_their_data():
-    config = fake.make_config(data="pascal_mt")
+    config = fake.make_config(data="pascal_mt", image_size=(448, 448))
     found = read_references(["pascal_context_swin_t"], config)
     assert found == {"semseg": 0.6721, "human_parts": 0.6193, "saliency": 0.6235, "normals": 17.97}
-    with pytest.raises(CheckpointError, match="is for data set 'pascal_mt', this run has 'scenes'"):
-        read_references(["pascal_context_swin_t"], fake.make_config())
+    for key, other in (
+        ("data", fake.make_config(image_size=(448, 448))),
+        ("image_size", dataclasses.replace(config, image_size=(512, 512))),
+        ("eval_resolution", dataclasses.replace(config, eval_resolution="original")),
+    ):
+        with pytest.raises(CheckpointError, match=rf"was scored with {key}="):
+            read_references(["pascal_context_swin_t"], other)
+
+
+def test_runs_compare_by_how_they_were_scored_and_not_by_their_configs(tmp_path):
+    config = fake.make_config()
+    workdir.prepare(tmp_path, config)
+    workdir.claim(tmp_path, config)
+    original = dataclasses.replace(config, eval_resolution="original")
+    row = {"metric": "miou", "value": 0.5}
+    for scored in (config, original):
+        results = {"steps": 1, "tasks": {"semseg": row}, "scored_on": references.scored_on(scored)}
+        storage.write_json(tmp_path / "results.json", results)
+        assert read_references([tmp_path], scored) == {"semseg": 0.5}
+        other = original if scored is config else config
+        with pytest.raises(CheckpointError, match="was scored with eval_resolution="):
+            read_references([tmp_path], other)
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"origin": 3}'])

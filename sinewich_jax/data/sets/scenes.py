@@ -16,7 +16,7 @@ from sinewich_jax.errors import DataError, did_you_mean
 from sinewich_jax.storage.atomic import is_full_disk
 
 
-@register("scenes")
+@register("scenes", rendered=True)
 def scenes(
     split: str,
     data_dir: str | os.PathLike[str] | None = None,
