@@ -145,7 +145,14 @@ def test_tokens_change_what_pixels_see_and_are_trained():
     assert "tokens/start" in trained and "backbone/stage0_block0/token_norm/scale" in trained
 
 
-@pytest.mark.parametrize("word", ["sinewich_paper", "mtlora", "tadformer", "sine_lora"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "mtlora",
+        "sine_lora",
+        *(pytest.param(word, marks=pytest.mark.slow) for word in ("sinewich_paper", "tadformer")),
+    ],
+)
 def test_gradients_reach_what_is_trained(word):
     model, variables, rules = small(word)
     flat = trees.flatten_paths(variables["params"])

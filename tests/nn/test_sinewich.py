@@ -200,7 +200,7 @@ def test_equal_frequencies_give_equal_kernels_and_spread_ones_do_not():
     features = jax.jit(lambda v, w: model.apply(v, IMAGE, w, method="features"))
     equal = features(variables, jnp.full((T,), 1.0))[0]
     np.testing.assert_array_equal(equal[0], equal[1])
-    report = model.apply(variables, method="diagnostics")
+    report = jax.jit(lambda v: model.apply(v, method="diagnostics"))(variables)
     assert all(value < 0.9 for value in map(float, report["update_cosine"].values()))
     assert all(np.all((value > 0.5) & (value < 4)) for value in report["modulation_index"].values())
 
@@ -213,7 +213,8 @@ def test_every_method_runs_with_the_same_decoder(kind):
             {"params": jax.random.key(0), "anchor": jax.random.key(1)}, jnp.zeros((1, 32, 32, 3))
         )
     )
-    outputs, _ = model.apply(fake_params(shapes), IMAGE, train=True, mutable=["batch_stats"])
+    run = jax.jit(lambda v: model.apply(v, IMAGE, train=True, mutable=["batch_stats"]))
+    outputs, _ = run(fake_params(shapes))
     assert all(np.isfinite(np.asarray(output)).all() for output in outputs.values())
     assert ("anchor" in shapes) is False
 
