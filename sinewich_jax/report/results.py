@@ -55,7 +55,7 @@ def result_page(
       results: ``{"tasks": {name: {"metric", "unit", "higher_is_better", "value", "baseline",
         "reference", "all"}}, "delta_m": percent or None, ...}``. Everything else is optional:
         ``trainable``, ``total``, ``protocol``, ``method``, ``steps``, ``seed``, ``switching``,
-        ``train_seconds``, ``images_per_second``, ``command``.
+        ``notes`` (what the data set decided on reading, by name), ``train_seconds``, ``images_per_second``, ``command``.
       config: content of ``config.json``.
       pictures: relative path and description of pictures to show.
     """
@@ -162,6 +162,10 @@ def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
         protocol.append(f"seed {results['seed']}")
     if protocol:
         lines.append("Protocol: " + ", ".join(protocol))
+    if results.get("notes"):
+        lines.append(
+            "Data: " + "; ".join(f"{key}: {text}" for key, text in results["notes"].items())
+        )
     variants = {
         metric_names.label(row["metric"]): metric_names.meaning(row["metric"])
         for row in results["tasks"].values()

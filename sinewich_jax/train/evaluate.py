@@ -335,6 +335,7 @@ def report_run(
         steps=int(state.step),
         seed=config.seed,
         scored_on=scored_on(config),
+        notes=dict(getattr(source, "notes", {})),
         switching=_summary(evaluator.diagnose(state, constants)),
         **times,
     )

@@ -80,6 +80,12 @@ def test_the_page_says_after_how_many_steps_the_run_was_scored():
     assert "16 x 16 pixels, after 20 steps, 8 images a step" in page
 
 
+def test_the_page_says_what_the_data_set_decided_on_reading():
+    content = {**examples.results(), "notes": {"depth means": "disparity_px"}}
+    assert "Data: depth means: disparity_px" in report.result_page(content)
+    assert "Data:" not in report.result_page({**content, "notes": {}})
+
+
 def test_metrics_and_tasks_of_a_user_are_printed_under_their_own_names():
     row = dict(examples.results()["tasks"]["depth"], metric="mean_kelvin", unit="K")
     row["all"] = {"mean_kelvin": 2.0}
