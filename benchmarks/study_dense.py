@@ -62,8 +62,8 @@ def _adapter_rates(*rates: float) -> dict[float, Overrides]:
 # ablations of the paper's preset take the rate of what they ablate.
 GRIDS: dict[str, dict[float, Overrides]] = {
     "full_ft": {
-        rate: (("learning_rate", rate), ("decoder_lr_mult", 9e-3 / rate))
-        for rate in (3e-4, 1e-3, 3e-3)
+        rate: (("learning_rate", rate), ("decoder_lr_mult", decoder))
+        for rate, decoder in ((3e-4, 30.0), (1e-3, 9.0), (3e-3, 3.0))
     },
     **{
         method: _adapter_rates(0.3, 1.0, 3.0)

@@ -55,7 +55,8 @@ def result_page(
       results: ``{"tasks": {name: {"metric", "unit", "higher_is_better", "value", "baseline",
         "reference", "all"}}, "delta_m": percent or None, ...}``. Everything else is optional:
         ``trainable``, ``total``, ``protocol``, ``method``, ``steps``, ``seed``, ``switching``,
-        ``notes`` (what the data set decided on reading, by name), ``train_seconds``, ``images_per_second``, ``command``.
+        ``notes`` (what the data set decided on reading, by name), ``train_seconds``,
+        ``images_per_second``, ``command``.
       config: content of ``config.json``.
       pictures: relative path and description of pictures to show.
     """
