@@ -63,6 +63,8 @@ def _text(value: Any) -> str:
 
 def _plain(value: Any) -> str:
     """A value in the name of a folder."""
+    if isinstance(value, str) and "/" in value:
+        return Path(value).name
     return "+".join(value) if isinstance(value, tuple) else str(value)
 
 

@@ -97,3 +97,20 @@ def test_the_dense_page_says_not_run_and_compares_with_single_tasks(study, tmp_p
     assert "10.00 ± 0.00" in lora and "0.17 ± 0.00" in lora
     (single,) = [line for line in lines if line.startswith("| single task") and "0.500" in line]
     assert "| 60 |" in " ".join(single.split()) and "0.00 ± 0.00" in single
+
+
+def test_the_page_of_added_tasks_reads_runs_whose_config_is_their_bases(study, tmp_path):
+    from benchmarks import study_add_task
+
+    assert "not run" in study_add_task.page(tmp_path).render()
+    cell = study_add_task.base_cell("edge", 1)
+    leave(cell, tmp_path, study._config(cell), steps=study._config(cell).steps)
+    added = study_add_task.added_cell("edge", 1, tmp_path)
+    assert study._config(added).base_run == str(cell.directory(tmp_path))
+    row = {"metric": "f", "value": 0.75, "higher_is_better": True}
+    facts = {"trainable": 1234, "train_seconds": 90.0, "tasks": {"edge": row}}
+    directory = added.directory(tmp_path)
+    directory.mkdir(parents=True)
+    for steps, shown in ((study._config(cell).steps - 1, 0), (study._config(cell).steps, 1)):
+        (directory / "results.json").write_text(json.dumps({"steps": steps, **facts}))
+        assert study_add_task.page(tmp_path).render().count("1,234") == shown
