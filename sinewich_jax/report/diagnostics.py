@@ -147,7 +147,8 @@ def _bars(title: str, shown: charts.Bars) -> Image.Image:
     for start, end, height in zip(edges, edges[1:], heights, strict=False):
         if np.isfinite(height) and height > 0:
             y = bottom - height / high * (bottom - top)
-            draw.rectangle((column(start) + 0.5, y, column(end) - 1, bottom), fill=BLUE)
+            # Whole pixels, so that all gaps are of one.
+            draw.rectangle((round(column(start)), y, round(column(end)) - 2, bottom), fill=BLUE)
     if shown.log:
         powers = range(math.ceil(edges[0]), math.floor(edges[-1]) + 1)
         steps = [(float(power), f"{2.0**power:g}") for power in powers]
@@ -155,10 +156,16 @@ def _bars(title: str, shown: charts.Bars) -> Image.Image:
         steps = chart.ticks(float(edges[0]), float(edges[-1]), False)
     for value, text in steps:
         canvas.write(page, (column(value), bottom + 6), text, canvas.SMALL, canvas.MUTED, "ma")
+    papers = []
     for number, (value, text) in enumerate(shown.marks):
         x = column(np.log2(value) if shown.log else value)
         draw.line((x, top, x, bottom), fill=canvas.INK)
         at = (x + 4, top + 4 + 15 * number)
+        # On paper of its own, because the next mark's line may run through it.
+        wide = canvas.text_width(text, canvas.SMALL)
+        papers.append(((at[0] - 1, at[1], at[0] + wide, at[1] + 14), at, text))
+    for paper, at, text in papers:
+        draw.rectangle(paper, fill=canvas.PAPER)
         canvas.write(page, at, text, canvas.SMALL, canvas.INK)
     canvas.write(
         page, ((left + right) / 2, bottom + 34), shown.axis, canvas.BODY, canvas.MUTED, "mm"
