@@ -71,18 +71,25 @@ def _run() -> int:
     if "objective" in _CONFIG.value:
         return _pretrain()
     config = configs.from_config_dict(_CONFIG.value)
-    is_single = config.method == "single_task"
+    # A task that is added to a run is one run, whatever the method of the config.
+    is_single = config.method == "single_task" and not config.add_task
     if _DRY_RUN.value:
         # Nothing is computed but shapes, so no accelerator has to be found.
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        from sinewich_jax.train import build, setup, single_task
+        from sinewich_jax.train import add_task, build, setup, single_task
 
-        # Which weights the backbone starts from does not change its size, and may be absent.
-        shapes = dataclasses.replace(config, backbone_weights="random")
-        runs = single_task.task_configs(shapes).values() if is_single else [shapes]
-        each = [setup.parameter_counts(build.experiment(run)) for run in runs]
+        if config.add_task:
+            experiments = [add_task.plan(config)[1]]
+        else:
+            # Which weights the backbone starts from does not change its size, and may be absent.
+            shapes = dataclasses.replace(config, backbone_weights="random")
+            runs = single_task.task_configs(shapes).values() if is_single else [shapes]
+            experiments = [build.experiment(run) for run in runs]
+        each = [setup.parameter_counts(experiment) for experiment in experiments]
         counts = {key: sum(one[key] for one in each) for key in each[0]}
-        print(json.dumps({**counts, "method": config.method, "tasks": list(config.tasks)}))
+        tasks = [task for experiment in experiments for task in experiment.config.tasks]
+        method = experiments[0].config.method
+        print(json.dumps({**counts, "method": method, "tasks": tasks}))
         return 0
 
     from sinewich_jax.train import add_task, cache, loop, memory, single_task

@@ -26,7 +26,6 @@ from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn.decoder import Decoder
 from sinewich_jax.nn.resize import resize_bilinear
 from sinewich_jax.nn.sinewich import MultiTaskModel
-from sinewich_jax.nn.swin import Swin
 from sinewich_jax.storage import atomic
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -42,8 +41,9 @@ Predictor = Callable[[jax.Array], jax.Array]
 def predictor(model: MultiTaskModel, variables: Mapping[str, Any], task: str) -> Predictor:
     """The function from images to one task's output.
 
-    With a Swin only this task is computed, from folded weights in float32, at the cost of a plain
-    network; another backbone computes its whole model.
+    Where the adapters fold into a plain Swin, only this task is computed, from folded weights, at
+    the cost of a plain network. Where they do not (:func:`~sinewich_jax.convert.fold.obstacle` says
+    why), the whole adapter model runs, and this task is taken from it. Both in float32.
 
     Args:
       model: a trained multi-task model.
@@ -56,7 +56,7 @@ def predictor(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
 
     Raises:
       ConfigError: no such task.
-      CheckpointError: adapters that cannot be folded.
+      CheckpointError: weights that are not this model's.
     """
     heads = dict(model.heads)
     if task not in heads:
@@ -66,8 +66,13 @@ def predictor(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
     def normalise(image: jax.Array) -> jax.Array:
         return (image.astype(jnp.float32) / 255.0 - mean) / std
 
-    if not isinstance(model.backbone, Swin):
-        return lambda image: model.apply(variables, normalise(image))[task]
+    if folding.obstacle(model):
+        exact = folding.in_float32(model)
+
+        def whole(image: jax.Array) -> jax.Array:
+            return exact.apply(variables, normalise(image))[task]
+
+        return whole
 
     folded = folding.fold_task(model, variables, task)
     decoder, own, omega = _one_head(model, variables, task)
@@ -81,6 +86,29 @@ def predictor(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
         return resize_bilinear(output, *full)[:, :height, :width]
 
     return predict
+
+
+def difference(
+    function: Predictor,
+    model: MultiTaskModel,
+    variables: Mapping[str, Any],
+    task: str,
+    image: jax.Array | np.ndarray,
+) -> float:
+    """The largest difference to the adapter model in one task's output, relative to its largest.
+
+    Args:
+      function: what :func:`predictor` returned.
+      model: the adapter model.
+      variables: its variables.
+      task: one of its heads.
+      image: uint8 (B, H, W, 3).
+    """
+    exact = folding.in_float32(model)
+    mean, std = np.float32(model.backbone.image_mean), np.float32(model.backbone.image_std)
+    normalised = (np.asarray(image, np.float32) / 255 - mean) / std
+    golden = folding.run_once(lambda v, x: exact.apply(v, x)[task], variables, normalised)
+    return folding.relative_gap(golden, folding.run_once(function, image))
 
 
 def save_artifact(

@@ -1,8 +1,9 @@
 """One task of a multi-task Swin as plain weights: its adapters folded into linear maps.
 
-Shared LoRA and task kernels of size 1 are linear maps that are added to a frozen one, so the sum
-is a plain kernel (T-merge). What remains is a Swin without adapters, with one thing beside it. In
-the adapter model the last block of a stage has two MLPs after the same attention:
+Shared LoRA, its sine at a fixed frequency, and task kernels of size 1 are linear maps that are
+added to a frozen one, so the sum is a plain kernel (T-merge). What remains is a Swin without
+adapters, with one thing beside it. In the adapter model the last block of a stage has two MLPs
+after the same attention:
 
     feature_s = y_s + mlp_task(norm2(y_s))          what the decoder reads
     next      = y_s + mlp_shared(norm2(y_s))        what goes on to the next stage
@@ -18,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ from sinewich_jax.convert.geometry import parameter_shapes
 from sinewich_jax.core import trees
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn.blocks import Maps
+from sinewich_jax.nn.layers import Dense
 from sinewich_jax.nn.sinewich import MultiTaskModel
 from sinewich_jax.nn.swin import Swin
 from sinewich_jax.nn.task_kernel import TaskSpec
@@ -36,6 +38,8 @@ from sinewich_jax.nn.task_kernel import TaskSpec
 _LORA = re.compile(r"(.*)/lora_(up|down)")
 _TASK = re.compile(r"stage\d+_block\d+/(fc1|fc2)/task/(up|down|gain)")
 _LAYERS = ("fc1", "fc2")
+# For what runs once: optimising its machine code takes longer than that saves.
+_once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +71,8 @@ def fold_task(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
       task: one of its heads.
 
     Returns:
-      Plain weights, folded in float64 and rounded once; :func:`folded_features` computes with them
-      what the model gives the decoder, up to float32 rounding.
+      Plain weights in float32; :func:`folded_features` computes with them what the model gives the
+      decoder, up to float32 rounding.
 
     Raises:
       ConfigError: no such task, or a backbone that is no Swin.
@@ -78,15 +82,10 @@ def fold_task(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
     if task not in names:
         raise ConfigError(f"the model has no task {task!r}{did_you_mean(task, names)}")
     backbone = model.backbone
-    if not isinstance(backbone, Swin):
+    if reason := obstacle(model):
         raise ConfigError(
-            f"the backbone is a {type(backbone).__name__}, expected a Swin: no other backbone of "
-            "ours has plain weights that another library reads"
-        )
-    if obstacle := _obstacle(backbone):
-        raise ConfigError(
-            f"{obstacle}, so no plain Swin computes what task {task!r} does; expected shared LoRA "
-            "and task kernels of size 1"
+            f"{reason}, so no plain Swin computes what task {task!r} does; export the whole model "
+            "as a program, FILE.stablehlo"
         )
     plain = backbone.clone(
         parent=None, lora_rank=0, lora_merging=False, task=None, dtype=jnp.float32
@@ -96,7 +95,7 @@ def fold_task(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
         layer: np.asarray(values)
         for layer, values in model.apply(variables, method="frequencies").items()
     }
-    params = _shared(variables["params"]["backbone"], plain, backbone.lora_scale)
+    params = _shared(variables["params"]["backbone"], plain, backbone)
     branches = {}
     if backbone.task is not None:
         kernels = _task_kernels(backbone, variables, omega)
@@ -112,6 +111,52 @@ def fold_task(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
                     branches[f"stage{stage}/{layer}/bias"] = params[f"{block}/{layer}/bias"]
     frequencies = {layer: float(values[index]) for layer, values in omega.items()}
     return Folded(plain, params, branches, task, frequencies)
+
+
+def obstacle(model: MultiTaskModel) -> str | None:
+    """Why the adapters of a model do not fold into a plain Swin, or None where they do.
+
+    Args:
+      model: a multi-task model.
+
+    Returns:
+      The beginning of a sentence.
+    """
+    backbone = model.backbone
+    if not isinstance(backbone, Swin):
+        return f"the backbone is a {type(backbone).__name__}, expected a Swin"
+    if backbone.prompts:
+        return "task tokens take part in the attention of this model"
+    if backbone.task is not None and not isinstance(backbone.task, TaskSpec):
+        return f"the tasks of this model part by {type(backbone.task).__name__}"
+    if backbone.task is not None and backbone.task.kernel_size > 1:
+        size = backbone.task.kernel_size
+        return f"the task kernels of this model are {size} x {size} convolutions"
+    return None
+
+
+def in_float32(model: MultiTaskModel) -> MultiTaskModel:
+    """The same model, computing in float32, as folded weights do."""
+    return model.clone(backbone=model.backbone.clone(dtype=jnp.float32), dtype=jnp.float32)
+
+
+def relative_gap(golden: jax.Array, made: jax.Array) -> float:
+    """The largest difference between two arrays, in units of the largest entry of the first."""
+    scale = jnp.maximum(jnp.max(jnp.abs(golden)), 1e-30)
+    return float(jnp.max(jnp.abs(golden - made)) / scale)
+
+
+def run_once(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls a function under ``jax.jit`` as exactly as the device can.
+
+    Args:
+      function: of arrays.
+      arguments: what it takes.
+    """
+    # Otherwise accelerators round the factors of float32 products to ten bits, and that would be
+    # all the difference that a comparison sees.
+    with jax.default_matmul_precision("highest"):
+        return _once(function)(*arguments)
 
 
 def folded_features(folded: Folded, image: jax.Array) -> list[jax.Array]:
@@ -159,17 +204,14 @@ def difference(
       image: (B, H, W, 3), normalised.
     """
     index = [name for name, _ in model.heads].index(folded.task)
-    model = model.clone(backbone=model.backbone.clone(dtype=jnp.float32))
-    # Both run once: optimising their machine code takes longer than that saves.
-    once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    golden = once(lambda v, x: model.apply(v, x, method="features"))(variables, image)
-    made = once(lambda x: folded_features(folded, x))(image)
-    worst = 0.0
-    for theirs, ours in zip(golden, made, strict=True):
-        stream = theirs[index if theirs.shape[0] > 1 else 0]
-        gap = jnp.max(jnp.abs(stream - ours)) / jnp.maximum(jnp.max(jnp.abs(stream)), 1e-30)
-        worst = max(worst, float(gap))
-    return worst
+    model = in_float32(model)
+    golden = run_once(lambda v, x: model.apply(v, x, method="features"), variables, image)
+    made = run_once(lambda x: folded_features(folded, x), image)
+    gaps = [
+        relative_gap(theirs[index if theirs.shape[0] > 1 else 0], ours)
+        for theirs, ours in zip(golden, made, strict=True)
+    ]
+    return float(np.max(gaps))  # NaN where one of them is
 
 
 def _branch(branches: Mapping[str, np.ndarray], stage: int, x: jax.Array) -> jax.Array:
@@ -181,8 +223,8 @@ def _branch(branches: Mapping[str, np.ndarray], stage: int, x: jax.Array) -> jax
     return jax.nn.gelu(x @ k1 + b1, approximate=False) @ k2 + b2
 
 
-def _shared(params: Any, plain: Swin, scale: float) -> dict[str, np.ndarray]:
-    """The stream that all tasks share: ``W + scale * D U^T`` wherever there is a LoRA."""
+def _shared(params: Any, plain: Swin, backbone: Swin) -> dict[str, np.ndarray]:
+    """The stream that all tasks share: the frozen kernels with whatever LoRA adds to them."""
     flat = {path: np.asarray(leaf) for path, leaf in trees.flatten_paths(params).items()}
     shapes = parameter_shapes(plain)
     for path in flat:
@@ -197,27 +239,45 @@ def _shared(params: Any, plain: Swin, scale: float) -> dict[str, np.ndarray]:
             f"the backbone lacks {missing[0]!r}, which a plain Swin has; its adapters cannot be "
             "folded"
         )
-    folded = {}
-    for path in shapes:
-        leaf = flat[path]
-        module = path.removesuffix("/kernel")
-        if f"{module}/lora_down" in flat:
-            down, up = (flat[f"{module}/lora_{side}"].astype(np.float64) for side in ("down", "up"))
-            leaf = leaf + scale * (down @ up.T)
-        folded[path] = leaf.astype(np.float32)
+    folded = {path: flat[path].astype(np.float32) for path in shapes}
+    for module, update in _low_rank_updates(flat, backbone).items():
+        folded[f"{module}/kernel"] = folded[f"{module}/kernel"] + update
     return folded
 
 
-def _obstacle(backbone: Swin) -> str | None:
-    """Why the adapters of this backbone are no linear maps of single positions, or None."""
-    if backbone.prompts:
-        return "task tokens take part in the attention of this model"
-    if backbone.task is not None and not isinstance(backbone.task, TaskSpec):
-        return f"the tasks of this model part by {type(backbone.task).__name__}"
-    if backbone.task is not None and backbone.task.kernel_size > 1:
-        size = backbone.task.kernel_size
-        return f"the task kernels of this model are {size} x {size} convolutions"
-    return None
+def _low_rank_updates(flat: Mapping[str, np.ndarray], backbone: Swin) -> dict[str, np.ndarray]:
+    """What the shared LoRA adds to each linear map that has one, (in, out) by path.
+
+    ``Dense.low_rank`` is linear in its input, plain or under a sine, so what it makes of the unit
+    vectors is the update itself, and the formula stays in one place.
+    """
+    layers, own = {}, {}
+    for path, kernel in flat.items():
+        module = path.removesuffix("/kernel")
+        if f"{module}/lora_down" not in flat:
+            continue
+        # Patch merging carries a plain LoRA whatever the blocks have.
+        frequency = None if module.startswith("merge") else backbone.lora_frequency
+        layers[module] = Dense(
+            *kernel.shape,
+            use_bias=False,
+            lora_rank=flat[f"{module}/lora_down"].shape[-1],
+            lora_scale=backbone.lora_scale,
+            lora_frequency=frequency,
+        )
+        own[module] = {
+            name: flat[f"{module}/{name}"] for name in ("kernel", "lora_down", "lora_up")
+        }
+
+    def updates(own: dict[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
+        return {
+            module: dense.apply(
+                {"params": own[module]}, jnp.eye(dense.in_features), method="low_rank"
+            )
+            for module, dense in layers.items()
+        }
+
+    return jax.device_get(run_once(updates, own))
 
 
 def _task_kernels(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickletools
+import warnings
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -126,7 +127,11 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, data: bytes) -> Any:
-        for code, argument, _ in pickletools.genops(data):
+        with warnings.catch_warnings():
+            # Python warns of odd escapes in a text; whether the text fits is judged below.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            instructions = list(pickletools.genops(data))
+        for code, argument, _ in instructions:
             if code.name == "STOP":
                 (result,) = self.stack
                 return result

@@ -217,7 +217,7 @@ class Swin(nn.Module):
         start, lifts = tokens or (None, None)
         pixels = self.embed(image.astype(self.dtype))
         if start is not None:
-            start = jnp.broadcast_to(start.astype(self.dtype), (len(pixels), *start.shape))
+            start = jnp.broadcast_to(start.astype(self.dtype), (pixels.shape[0], *start.shape))
         maps = Maps(pixels, start)
         omega = omega or {}
         drops: list[Drop | None] = [None] * sum(self.depths)

@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-# Folding is exact but for the order of float32 sums; a difference beyond this is no rounding.
+# Folding is exact but for the order of float32 sums; a difference beyond these is no rounding. Of
+# the features (in units of the largest), and of the task's output.
 _TOLERANCE = 1e-4
+_OUTPUT_TOLERANCE = 2e-5
 _CHECKED_SIZE = (64, 64)
 
 
@@ -39,7 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Folds the task's adapters, checks the result against the model, and writes the file."""
+    """Makes the weights or the program of a task, checks them against the model, writes the file.
+
+    Adapters are folded where a plain Swin can hold them; a program computes the whole model where
+    it cannot.
+    """
     from sinewich_jax.convert.names import FAMILIES
     from sinewich_jax.errors import ConfigError, did_you_mean
     from sinewich_jax.train import cache, trained, writers
@@ -100,8 +106,10 @@ def _weights(made: Any, arguments: argparse.Namespace) -> None:
 
 
 def _artifact(made: Any, arguments: argparse.Namespace) -> None:
-    from sinewich_jax.convert import artifact
-    from sinewich_jax.errors import ConfigError
+    import numpy as np
+
+    from sinewich_jax.convert import artifact, fold
+    from sinewich_jax.errors import CheckpointError, ConfigError
 
     size = arguments.image_size or made.config.image_size
     if size is None:
@@ -111,6 +119,13 @@ def _artifact(made: Any, arguments: argparse.Namespace) -> None:
         )
     model, task = made.experiment.model, arguments.task
     function = artifact.predictor(model, made.variables, task)
+    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+    gap = artifact.difference(function, model, made.variables, task, image)
+    if not gap <= _OUTPUT_TOLERANCE:
+        raise CheckpointError(
+            f"the program of task {task!r} differs from the adapter model by {gap:.1e} of its "
+            f"largest output, expected at most {_OUTPUT_TOLERANCE:.0e}; nothing was written"
+        )
     heads = [name for name, _ in model.heads]
     frequencies = model.apply(made.variables, method="frequencies")
     (unit,) = [one.unit for one in made.experiment.tasks if one.name == task]
@@ -124,4 +139,7 @@ def _artifact(made: Any, arguments: argparse.Namespace) -> None:
     }
     artifact.save_artifact(arguments.out, function, tuple(size), facts)
     print(f"{facts['source']}: task {task}, images of {size[0]} x {size[1]} pixels, any batch")
+    if reason := fold.obstacle(model):
+        print(f"{reason}: the program computes the whole model")
+    print(f"largest difference to the adapter model: {gap:.1e} of the largest output")
     print(f"written: {arguments.out} and {arguments.out}.json")

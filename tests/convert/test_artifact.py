@@ -103,6 +103,17 @@ def test_a_backbone_that_does_not_fold_runs_whole():
     np.testing.assert_allclose(output, golden, rtol=0, atol=1e-5 * np.abs(golden).max())
 
 
+@pytest.mark.slow
+def test_the_difference_is_measured():
+    model, variables = models.make("sine")
+    good = convert.predictor(model, variables, "depth")
+    measured = [
+        artifact.difference(function, model, variables, "depth", photos(1))
+        for function in (good, lambda image: 1.01 * good(image), lambda image: np.nan * good(image))
+    ]
+    assert measured[0] < 1e-5 and 0.009 < measured[1] < 0.011 and np.isnan(measured[2])
+
+
 def test_refusals(tmp_path):
     model, variables = models.make("sine")
     with pytest.raises(ConfigError, match="no task 'edge'"):

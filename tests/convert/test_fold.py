@@ -24,6 +24,7 @@ from tests.convert import models
     [
         ("sine", "stage"),
         ("lora", "stage"),
+        ("sine_lora", "stage"),
         ("plain", "stage"),
         pytest.param("sine", "merged", marks=pytest.mark.slow),
         pytest.param("zero", "stage", marks=pytest.mark.slow),
@@ -46,7 +47,7 @@ def test_every_task_equals_the_adapter_model(kind, features):
             assert ours.shape == stream.shape
             np.testing.assert_allclose(ours, stream, rtol=0, atol=1e-5 * np.abs(stream).max())
         seen.append(made[0])
-    differ = kind not in ("lora", "plain")
+    differ = kind not in ("lora", "sine_lora", "plain")
     assert (np.abs(seen[0] - seen[1]).max() > 1e-3 * np.abs(seen[0]).max()) == differ
 
 
@@ -56,6 +57,11 @@ def test_the_difference_is_measured():
     assert fold.difference(folded, model, variables, models.image()) < 1e-5
     wrong = dataclasses.replace(folded, task="semseg")
     assert fold.difference(wrong, model, variables, models.image()) > 1e-3
+    kernel = folded.params["stage0_block0/qkv/kernel"] * np.nan
+    broken = dataclasses.replace(
+        folded, params={**folded.params, "stage0_block0/qkv/kernel": kernel}
+    )
+    assert np.isnan(fold.difference(broken, model, variables, models.image()))
 
 
 def test_what_is_folded_is_a_plain_swin_and_one_branch_a_stage():

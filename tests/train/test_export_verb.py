@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sinewich_jax import cli, convert, storage
-from sinewich_jax.convert import fold
+from sinewich_jax.convert import artifact, fold
 from sinewich_jax.core.trees import flatten_paths
 from sinewich_jax.errors import CheckpointError
 from sinewich_jax.train import build, trained, workdir
@@ -82,7 +82,9 @@ def test_artefact(run, tmp_path, capsys):
     folder, _, _ = run
     out = tmp_path / "depth.stablehlo"
     assert cli.main(["export", str(folder), "--task", "depth", "--out", str(out)]) == 0
-    assert "images of 32 x 32 pixels, any batch" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "images of 32 x 32 pixels, any batch" in text and "the whole model" not in text
+    assert float(re.search(r"adapter model: (\S+) of the largest output", text)[1]) < 1e-5
     images = np.random.default_rng(4).integers(0, 256, (2, 32, 32, 3), np.uint8)
     got = trained.read_trained(folder)
     model, normalise = got.experiment.model, got.experiment.normalise
@@ -91,6 +93,28 @@ def test_artefact(run, tmp_path, capsys):
     np.testing.assert_allclose(made, golden, rtol=0, atol=1e-5 * float(np.abs(golden).max()))
     facts = json.loads((tmp_path / "depth.stablehlo.json").read_text())
     assert facts["source"] == "scenes_debug, step 7" and facts["metric_unit"] == "m"
+
+
+@pytest.mark.slow
+def test_what_does_not_fold_goes_out_whole_as_a_program_alone(tmp_path, capsys):
+    pytest.importorskip("flatbuffers")
+    folder, out = tmp_path / "run", tmp_path / "depth.stablehlo"
+    save_run(folder, dataclasses.replace(CONFIG, method="tadformer"))
+    weights = tmp_path / "depth.safetensors"
+    assert cli.main(["export", str(folder), "--task", "depth", "--out", str(weights)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no plain Swin computes what task 'depth' does; export the whole model" in line
+    assert not weights.exists()
+    assert cli.main(["export", str(folder), "--task", "depth", "--out", str(out)]) == 0
+    assert "take part in the attention of this model: the program computes the whole model" in (
+        capsys.readouterr().out
+    )
+    got = trained.read_trained(folder)
+    images = np.random.default_rng(4).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    gap = artifact.difference(
+        convert.load_artifact(out), got.experiment.model, got.variables, "depth", images
+    )
+    assert gap < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -141,3 +165,28 @@ def test_a_fold_that_went_wrong_is_not_written(run, tmp_path, capsys, monkeypatc
     assert cli.main(["export", str(run[0]), "--task", "depth", "--out", str(out)]) == 2
     assert "differs from the adapter model by nan" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("gap", [3e-4, float("nan")])
+def test_a_program_that_went_wrong_is_not_written(run, tmp_path, capsys, monkeypatch, gap):
+    monkeypatch.setattr(artifact, "difference", lambda *_: gap)
+    out = tmp_path / "x.stablehlo"
+    assert cli.main(["export", str(run[0]), "--task", "depth", "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the program of task 'depth' differs from the adapter model by {gap:.1e}" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_wrong_program_is_noticed(run, tmp_path, capsys, monkeypatch):
+    right = artifact.predictor
+
+    def wrong(*model):
+        function = right(*model)
+        return lambda image: 1.001 * function(image)
+
+    monkeypatch.setattr(artifact, "predictor", wrong)
+    out = tmp_path / "x.stablehlo"
+    assert cli.main(["export", str(run[0]), "--task", "depth", "--out", str(out)]) == 2
+    assert "task 'depth' differs from the adapter model by 1.0e-03" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
