@@ -202,7 +202,8 @@ def test_the_shipped_backbone_is_what_the_config_makes(monkeypatch):
     assert hidden < 0.5 * results["held_out_l1_of_mean_colour"]
 
 
-def test_a_pretraining_key_that_cannot_be_is_named(tmp_path):
+@pytest.mark.slow
+def test_a_pretraining_value_that_cannot_be_is_named(tmp_path):
     for flag, word in (
         ("held_out=3", "expected at least 4 (one batch)"),
         ("steps=0", "at least 1"),
@@ -212,6 +213,9 @@ def test_a_pretraining_key_that_cannot_be_is_named(tmp_path):
     ):
         done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", f"--config.{flag}")
         assert done.returncode != 0 and word in done.stderr
+
+
+def test_a_pretraining_key_that_cannot_be_is_named(tmp_path):
     done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", "--config.mask_ration=0.3")
     assert done.returncode == 2
     assert "unknown config key 'mask_ration' (did you mean 'mask_ratio'?)" in done.stderr

@@ -149,8 +149,10 @@ def test_tokens_change_what_pixels_see_and_are_trained():
     "word",
     [
         "mtlora",
-        "sine_lora",
-        *(pytest.param(word, marks=pytest.mark.slow) for word in ("sinewich_paper", "tadformer")),
+        *(
+            pytest.param(word, marks=pytest.mark.slow)
+            for word in ("sinewich_paper", "tadformer", "sine_lora")
+        ),
     ],
 )
 def test_gradients_reach_what_is_trained(word):

@@ -121,7 +121,8 @@ def test_task_weights_come_before_any_weighting():
     assert float(metrics["loss"]) == pytest.approx(float(total), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [pytest.param("famo", marks=pytest.mark.slow), "gradnorm"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["famo", "gradnorm"])
 def test_a_stopped_run_goes_on_with_the_state_of_its_weighting(name, tmp_path, monkeypatch):
     rule = weighting.make(name, TASKS, **OPTIONS.get(name, {}))
 
