@@ -98,16 +98,25 @@ def without_adapters(model, params):
     return plain, {"params": trees.unflatten_paths(kept)}
 
 
-def test_the_untouched_paper_preset_equals_the_network_without_adapters_bit_for_bit():
+@pytest.mark.parametrize(
+    ("compiled", "bits"), [(True, 2e-6), pytest.param(False, 0.0, marks=pytest.mark.slow)]
+)
+def test_the_untouched_paper_preset_equals_the_network_without_adapters(compiled, bits):
+    """Bit for bit, operation by operation.
+
+    Compiled, some versions of XLA round the products of the few tokens in another order once a sum
+    stands behind them: no bit differs on some, the last one on others.
+    """
     model, variables, _ = small("sinewich_paper")
     plain, frozen = without_adapters(model, variables["params"])
     tokens = model.apply(variables, method=lambda m: m.task_tokens())
-    golden = jax.jit(lambda v, x, t: plain.apply(v, x, tokens=t))(frozen, IMAGE, tokens)
-    features = jax.jit(lambda v, x, w: model.apply(v, x, w, method="features"))
+    jit = jax.jit if compiled else lambda function: function
+    golden = jit(lambda v, x, t: plain.apply(v, x, tokens=t))(frozen, IMAGE, tokens)
+    features = jit(lambda v, x, w: model.apply(v, x, w, method="features"))
     for omega in (jnp.array([60.0, 87.0, 113.0, 140.0]), jnp.array([1.0, 2.0, 3.0, 500.0])):
         for ours, theirs in zip(features(variables, IMAGE, omega), golden, strict=True):
             for t in range(len(TASKS)):
-                np.testing.assert_array_equal(ours[t], theirs[0])
+                np.testing.assert_allclose(ours[t], theirs[0], rtol=0, atol=bits)
 
 
 def test_every_layer_of_the_paper_preset_has_a_clock_that_reads_its_stage_tokens():
