@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import study_scenes
-from benchmarks.study import ROOT, Cell, is_done, make_parser, result, run
+from benchmarks.study import ROOT, Cell, diverged, is_done, make_parser, result, run
 from sinewich_jax.report.study import Page
 from sinewich_jax.tasks import delta_m
 
@@ -63,7 +63,7 @@ def _adapter_rates(*rates: float) -> dict[float, Overrides]:
 GRIDS: dict[str, dict[float, Overrides]] = {
     "full_ft": {
         rate: (("learning_rate", rate), ("decoder_lr_mult", decoder))
-        for rate, decoder in ((3e-4, 30.0), (1e-3, 9.0), (3e-3, 3.0))
+        for rate, decoder in ((3e-4, 30.0), (1e-3, 9.0), (3e-3, 3.0), (1e-2, 0.9))
     },
     **{
         method: _adapter_rates(0.3, 1.0, 3.0)
@@ -207,6 +207,35 @@ def _gains(
     ]
 
 
+def tuning(page: Page, root: Path) -> None:
+    """The table of the grids: gain over the mean label map on ``val`` by rate."""
+    body: dict[str, dict[str, Any]] = {}
+    for method in GRIDS:
+        best, row = tuned(method, root), {}
+        for rate, cell in tuning_cells(method).items():
+            step, found = diverged(cell, root), result(cell, root)
+            if found is not None:
+                chosen = " (chosen)" if rate == best else ""
+                row[f"{rate:g}"] = f"{study_scenes.score(found):.2f}{chosen}"
+            elif step is not None:
+                row[f"{rate:g}"] = f"diverged at step {step}"
+        body[METHODS[method]] = row
+    rates = dict.fromkeys(f"{rate:g}" for grid in GRIDS.values() for rate in sorted(grid))
+    for row in body.values():
+        row |= {rate: "" for rate in rates if rate not in row}
+    for method, grid in GRIDS.items():
+        missing = {f"{rate:g}" for rate in grid} - {
+            k for k, v in body[METHODS[method]].items() if v
+        }
+        body[METHODS[method]] |= dict.fromkeys(missing)
+    command = next(iter(tuning_cells("full_ft").values())).command
+    page.table("Rates on scenes", body, tuple(rates), command=command)
+    page.text(
+        f"Gain over the mean label map on `val`, percent, seed {study_scenes.TUNING_SEED}; the "
+        "other rows of scenes were tuned in [scenes](scenes.md)."
+    )
+
+
 def page(root: Path) -> Page:
     """docs/results/dense.md, from what has run."""
     made = Page("Methods against single-task networks").text(
@@ -231,6 +260,7 @@ def page(root: Path) -> Page:
     )
     for name in SETS:
         section(made, name, root)
+    tuning(made, root)
     return made
 
 
