@@ -136,6 +136,8 @@ class Config:
       task_axis: ``"vmap"`` is faster, ``"map"`` keeps one task's activations at a time.
       dtype: compute dtype; parameters stay float32.
       drop_path: rate of stochastic depth at the last block.
+      adapter_dropout: rate of dropout on the inputs of the adapters that tasks share (of MTLoRA's
+        tasks too where they read the same input).
       trainable: groups of backbone parameters trained besides adapters and decoder.
       output_bias: ``"labels"`` starts the bias of each head at the mean label of some training
         examples (class log-frequencies, mean depth), ``"zero"`` at zero.
@@ -203,6 +205,7 @@ class Config:
     task_axis: Literal["vmap", "map"] = "vmap"
     dtype: Literal["float32", "bfloat16"] = "float32"
     drop_path: float = 0.0
+    adapter_dropout: float = 0.0
     trainable: tuple[Group, ...] = ()
 
     output_bias: Literal["labels", "zero"] = "labels"
@@ -261,6 +264,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "decoder_channels": (1, math.inf),
     "decoder_hidden": (1, math.inf),
     "drop_path": (0, 0.999),
+    "adapter_dropout": (0, 0.999),
     "learning_rate": (0, math.inf),
     "adapter_lr_mult": (0, math.inf),
     "task_lr_mult": (0, math.inf),

@@ -99,6 +99,38 @@ def test_the_dense_page_says_not_run_and_compares_with_single_tasks(study, tmp_p
     assert "| 60 |" in " ".join(single.split()) and "0.00 ± 0.00" in single
 
 
+def test_the_dense_study_takes_the_best_rate_for_a_method_and_what_ablates_it(
+    study, tmp_path, monkeypatch
+):
+    from benchmarks import study_dense, study_scenes
+
+    def finish(method: str, best: float) -> None:
+        for rate, cell in study_dense.tuning_cells(method).items():
+            config = study._config(cell)
+            leave(cell, tmp_path, config)
+            results = {"steps": config.steps, "tasks": {}, "score": -abs(rate - best)}
+            (cell.directory(tmp_path) / "results.json").write_text(json.dumps(results))
+
+    monkeypatch.setattr(study_scenes, "score", lambda results: results["score"])
+    assert study_dense.rate_text("scenes", "mtlora", tmp_path) == "config"
+    finish("full_ft", 1e-2)
+    finish("sinewich_paper", 0.3)
+    assert study_dense.rate_text("ccp", "full_ft", tmp_path) == "config"
+    cells = study_dense.cells("scenes", "single_task", 2, tmp_path)
+    assert list(cells) == list(study_dense.SETS["scenes"])
+    assert cells["depth"].overrides == (
+        ("tasks", ("depth",)),
+        *study_dense.GRIDS["full_ft"][1e-2],
+        ("eval_split", "test"),
+        ("seed", 2),
+    )
+    (ablation,) = study_dense.cells("scenes", "sinewich_paper,no_clock", 1, tmp_path).values()
+    assert ablation.config == "configs/scenes.py:sinewich_paper,no_clock"
+    assert ("adapter_lr_mult", 0.3) in ablation.overrides
+    table = study_dense.page(tmp_path).render()
+    assert "(chosen)" in table
+
+
 def test_the_page_of_added_tasks_reads_runs_whose_config_is_their_bases(study, tmp_path):
     from benchmarks import study_add_task
 

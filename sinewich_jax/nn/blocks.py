@@ -30,6 +30,9 @@ Dtype = Any
 TASK_TARGETS = ("fc1", "fc2")
 """The linear maps that own a task kernel: the MLP of a stage's last block (specification, 6.1)."""
 
+# What a block folds into its keys: 0 and 1 for the stochastic depth of its halves, then these.
+_SALTS = {"qkv": 2, "proj": 3, "fc1": 4, "fc2": 5}
+
 
 class Maps(NamedTuple):
     """What flows from block to block.
@@ -74,6 +77,7 @@ class SwinBlock(nn.Module):
       lora_rank: its rank.
       lora_scale: its multiplier.
       lora_frequency: None, or the fixed frequency of Sine-LoRA.
+      lora_dropout: dropout on what the shared updates read of the pixels; tokens are not dropped.
       token_norm: whether task tokens take part, and so need a norm.
       dtype: compute dtype.
     """
@@ -88,6 +92,7 @@ class SwinBlock(nn.Module):
     lora_rank: int = 0
     lora_scale: float = 4.0
     lora_frequency: float | None = None
+    lora_dropout: float = 0.0
     token_norm: bool = False
     dtype: Dtype = jnp.float32
 
@@ -114,6 +119,7 @@ class SwinBlock(nn.Module):
             lora_rank=self.lora_rank if name in self.lora else 0,
             lora_scale=self.lora_scale,
             lora_frequency=self.lora_frequency,
+            lora_dropout=self.lora_dropout,
             task=self.task_part(name),
             dtype=self.dtype,
             name=name,
@@ -136,12 +142,12 @@ class SwinBlock(nn.Module):
         """What the tokens pass before they attend."""
         return self.prompt_norm(tokens)
 
-    def attention(self, maps: Maps) -> Attended:
+    def attention(self, maps: Maps, drop: Drop | None = None) -> Attended:
         """Multi-head attention in windows, up to the output projection."""
         frame = self.frame(*maps.pixels.shape[1:3])
         windows = frame.cut(self.norm1(maps.pixels))
         positions = windows.shape[2]
-        query, key, value = self._heads(self.qkv(windows))
+        query, key, value = self._heads(self.qkv(windows, self.keys("qkv", drop)))
         logits = _products(query, key)
         index = relative_position_index(frame.window, self.window).reshape(-1)
         bias = self.bias_table[index].reshape(positions, positions, self.heads)
@@ -184,10 +190,10 @@ class SwinBlock(nn.Module):
 
     def attend(self, maps: Maps, drop: Drop | None = None) -> Maps:
         """The attention half: pixels with their residual; tokens are only what they gathered."""
-        attended = self.attention(maps)
+        attended = self.attention(maps, drop)
+        projected = self.proj(attended.pixels, self.keys("proj", drop))
         return Maps(
-            self.add(maps.pixels, attended.frame.join(self.proj(attended.pixels)), drop, 0),
-            self.gather(attended),
+            self.add(maps.pixels, attended.frame.join(projected), drop, 0), self.gather(attended)
         )
 
     def gather(self, attended: Attended) -> Array | None:
@@ -201,8 +207,8 @@ class SwinBlock(nn.Module):
 
     def mlp(self, x: Array, drop: Drop | None = None) -> Array:
         """The MLP half on the shared stream, with its residual."""
-        branch = self.fc2(nn.gelu(self.fc1(self.norm2(x)), approximate=False))
-        return self.add(x, branch, drop, 1)
+        hidden = nn.gelu(self.fc1(self.norm2(x), self.keys("fc1", drop)), approximate=False)
+        return self.add(x, self.fc2(hidden, self.keys("fc2", drop)), drop, 1)
 
     def carry(self, tokens: Array | None, gathered: Array | None) -> Array | None:
         """The tokens that leave the block: those that came in, plus the MLP of what they saw."""
@@ -210,6 +216,10 @@ class SwinBlock(nn.Module):
             return None
         hidden = nn.gelu(self.fc1(self.norm2(gathered)), approximate=False)
         return tokens + self.fc2(hidden)
+
+    def keys(self, name: str, drop: Drop | None) -> Array | None:
+        """The keys (B,) of a linear map's dropout."""
+        return None if drop is None or not self.lora_dropout else drop.fold(_SALTS[name]).keys
 
     def add(self, x: Array, branch: Array, drop: Drop | None, half: int) -> Array:
         """A residual with stochastic depth; ``half`` is 0 for attention and 1 for the MLP."""
@@ -288,17 +298,19 @@ class PatchMerging(nn.Module):
       dim: channels C of what comes in.
       lora_rank: rank of a LoRA on the linear map, 0 for none (MTLoRA+ has one).
       lora_scale: its multiplier.
+      lora_dropout: dropout on what it reads.
       dtype: compute dtype.
     """
 
     dim: int
     lora_rank: int = 0
     lora_scale: float = 4.0
+    lora_dropout: float = 0.0
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """(..., H, W, C) to (..., ceil(H/2), ceil(W/2), 2C)."""
+    def __call__(self, x: Array, keys: Array | None = None) -> Array:
+        """(..., H, W, C) to (..., ceil(H/2), ceil(W/2), 2C); keys need (B, H, W, C)."""
         lead = x.shape[:-3]
         x = pad_to_multiple(x.reshape(-1, *x.shape[-3:]), 2)
         parts = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
@@ -310,7 +322,8 @@ class PatchMerging(nn.Module):
             use_bias=False,
             lora_rank=self.lora_rank,
             lora_scale=self.lora_scale,
+            lora_dropout=self.lora_dropout,
             dtype=self.dtype,
             name="reduction",
-        )(x)
+        )(x, keys)
         return x.reshape(*lead, *x.shape[1:])

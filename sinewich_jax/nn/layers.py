@@ -48,6 +48,8 @@ class Dense(nn.Module):
       lora_scale: its plain multiplier (not alpha / r).
       lora_frequency: None, or the fixed frequency of Sine-LoRA (Ji et al. 2024, arXiv 2403.19243):
         the update is then ``lora_scale * x sin(frequency * D U^T) / sqrt(in)``.
+      lora_dropout: rate at which entries of the update's input are dropped in training; the frozen
+        map always sees all of them.
       task: description of the task-specific part, or None.
       dtype: compute dtype; parameters are always float32.
     """
@@ -58,6 +60,7 @@ class Dense(nn.Module):
     lora_rank: int = 0
     lora_scale: float = 4.0
     lora_frequency: float | None = None
+    lora_dropout: float = 0.0
     task: TaskSpec | None = None
     dtype: Dtype = jnp.float32
 
@@ -80,15 +83,24 @@ class Dense(nn.Module):
                 self.in_features, self.features, spec=self.task, name="task"
             )
 
-    def __call__(self, x: Array) -> Array:
-        """Maps (..., in) to (..., out) along the path that all tasks share."""
+    def __call__(self, x: Array, keys: Array | None = None) -> Array:
+        """Maps (..., in) to (..., out) along the path that all tasks share.
+
+        Args:
+          x: (..., in); with keys (B, ..., in).
+          keys: a PRNG key an example (B,) for the dropout; None switches it off.
+        """
         y = self.frozen(x)
-        return y + self.low_rank(x) if self.lora_rank else y
+        return y + self.low_rank(self.thin(x, keys)) if self.lora_rank else y
 
     def frozen(self, x: Array) -> Array:
         """``x W + b`` alone."""
         y = x.astype(self.dtype) @ self.kernel.astype(self.dtype)
         return y if self.bias is None else y + self.bias.astype(self.dtype)
+
+    def thin(self, x: Array, keys: Array | None) -> Array:
+        """What the update reads of its input (B, ..., in) in training."""
+        return x if keys is None else dropout(x, self.lora_dropout, keys)
 
     def low_rank(self, x: Array) -> Array:
         """The shared update alone, ``lora_scale * (x D) U^T`` or its sine."""
@@ -154,7 +166,7 @@ class LayerNorm(nn.Module):
 
 
 class Drop(NamedTuple):
-    """Stochastic depth of one residual block (Huang et al. 2016).
+    """The randomness of one residual block: its stochastic depth (Huang et al. 2016), and keys.
 
     Attributes:
       rate: probability that an example's branch is dropped; what stays is scaled by 1 / (1 - rate).
@@ -178,3 +190,17 @@ def drop_path(branch: Array, drop: Drop | None) -> Array:
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, keep))(drop.keys)
     kept = kept.reshape(kept.shape + (1,) * (branch.ndim - 1))
     return jnp.where(kept, branch / jnp.asarray(keep, branch.dtype), jnp.zeros_like(branch))
+
+
+def dropout(x: Array, rate: float, keys: Array) -> Array:
+    """Drops single entries and scales what stays by 1 / (1 - rate).
+
+    Args:
+      x: (B, ...).
+      rate: probability that an entry is dropped.
+      keys: a PRNG key an example, (B,).
+    """
+    if not rate:
+        return x
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros_like(x))

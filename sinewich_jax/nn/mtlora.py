@@ -5,9 +5,11 @@
     task t  = pre + s (x_t D_t) U_t^T              x_t, the task's own stream
 
 in ``proj``, ``fc1`` and ``fc2``; streams part at ``proj``. The frozen product always reads the
-shared stream, and a task's output lacks the shared update. Residuals and norms are the block's own.
-Source: Agiza et al. 2024 (arXiv 2403.20320), equations as in the authors' release. The shared
-update of ``fc2`` in the very last block never gets a gradient there: nothing reads its output.
+shared stream, and a task's output lacks the shared update. Dropout thins the ``x`` of the shared
+updates, so in ``proj``, where a task has no stream yet, what its own update reads too. Residuals
+and norms are the block's own. Source: Agiza et al. 2024 (arXiv 2403.20320), equations as in the
+authors' release. The shared update of ``fc2`` in the very last block never gets a gradient there:
+nothing reads its output.
 """
 
 from __future__ import annotations
@@ -82,7 +84,7 @@ class MTLoRABlock(SwinBlock):
         Returns:
           (T, B, H, W, C), and what goes on to the next stage.
         """
-        attended = self.attention(maps)
+        attended = self.attention(maps, drop)
         mixed, frame = attended.pixels, attended.frame
         first, late = drop and drop.fold(0), drop and drop.fold(1)
 
@@ -90,14 +92,13 @@ class MTLoRABlock(SwinBlock):
             return x + drop_path(branch, drop)
 
         residuals = jax.vmap(residual, (None, 0, None)), jax.vmap(residual, (0, 0, None))
-        every = jnp.broadcast_to(mixed, (self.task.num_tasks, *mixed.shape))
-        shared, tasks = _both(self.proj, mixed, every)
+        shared, tasks = _both(self.proj, mixed, None, self.keys("proj", drop))
         x = residual(maps.pixels, frame.join(shared), first)
         streams = residuals[0](maps.pixels, jax.vmap(frame.join)(tasks), first)
 
-        hidden, own = _both(self.fc1, self.norm2(x), self.norm2(streams))
+        hidden, own = _both(self.fc1, self.norm2(x), self.norm2(streams), self.keys("fc1", drop))
         hidden, own = (nn.gelu(h, approximate=False) for h in (hidden, own))
-        branch, branches = _both(self.fc2, hidden, own)
+        branch, branches = _both(self.fc2, hidden, own, self.keys("fc2", drop))
         return residuals[1](streams, branches, late), Maps(residual(x, branch, late))
 
     def task_diagnostics(self, omega: Mapping[str, Array | None]) -> dict[str, Any]:
@@ -105,11 +106,18 @@ class MTLoRABlock(SwinBlock):
         return {name: getattr(self, name).task_kernel.diagnostics(None) for name in TARGETS}
 
 
-def _both(dense: Dense, shared: Array, tasks: Array) -> tuple[Array, Array]:
-    """One linear map on the shared stream (...) and on those of the tasks (T, ...)."""
+def _both(
+    dense: Dense, shared: Array, tasks: Array | None, keys: Array | None
+) -> tuple[Array, Array]:
+    """One linear map on the shared stream (...) and on those of the tasks (T, ...).
+
+    Without streams of their own the tasks read what the shared update reads.
+    """
     kernel = dense.task_kernel
     down, up = kernel.down.astype(dense.dtype), kernel.up.astype(dense.dtype)
-    frozen = dense.frozen(shared)
+    frozen, thinned = dense.frozen(shared), dense.thin(shared, keys)
+    if tasks is None:
+        tasks = jnp.broadcast_to(thinned, (kernel.spec.num_tasks, *thinned.shape))
     low = jnp.einsum("t...i,tir->t...r", tasks, down)
     update = kernel.spec.scale * jnp.einsum("t...r,tor->t...o", low, up)
-    return frozen + dense.low_rank(shared), frozen + update
+    return frozen + dense.low_rank(thinned), frozen + update

@@ -78,6 +78,7 @@ class Swin(nn.Module):
       lora_rank: rank of the shared LoRA; 0 for none.
       lora_scale: its multiplier.
       lora_frequency: None, or the fixed frequency of Sine-LoRA.
+      lora_dropout: rate of dropout on the inputs of the shared LoRA.
       lora_merging: whether patch merging carries the shared LoRA as well (MTLoRA+).
       task: how the tasks part in the last block of each stage; None for a backbone that all share.
       task_axis: ``vmap`` or ``map`` over the tasks.
@@ -106,6 +107,7 @@ class Swin(nn.Module):
     lora_rank: int = 0
     lora_scale: float = 4.0
     lora_frequency: float | None = None
+    lora_dropout: float = 0.0
     lora_merging: bool = False
     task: Task | None = None
     task_axis: str = "vmap"
@@ -133,6 +135,7 @@ class Swin(nn.Module):
                 lora_rank=self.lora_rank,
                 lora_scale=self.lora_scale,
                 lora_frequency=self.lora_frequency,
+                lora_dropout=self.lora_dropout,
                 token_norm=self.prompts,
                 dtype=self.dtype,
             )
@@ -150,7 +153,14 @@ class Swin(nn.Module):
             if stage < len(self.depths) - 1:
                 rank = self.lora_rank if self.lora_merging else 0
                 merges.append(
-                    PatchMerging(dim, rank, self.lora_scale, self.dtype, name=f"merge{stage}")
+                    PatchMerging(
+                        dim,
+                        rank,
+                        self.lora_scale,
+                        self.lora_dropout,
+                        dtype=self.dtype,
+                        name=f"merge{stage}",
+                    )
                 )
         self.blocks, self.merges = blocks, merges
 
@@ -202,7 +212,7 @@ class Swin(nn.Module):
         Args:
           image: (B, H, W, 3), normalised.
           omega: frequencies (T,) for each name in :attr:`task_layers`; None without sine layers.
-          keys: a PRNG key an example (B,) for drop path, or None to switch it off.
+          keys: a PRNG key an example (B,) for drop path and dropout, or None to switch them off.
           tokens: with ``prompts``, one token a task (T, C) and the matrices (C, 2C), (2C, 4C), ...
             that lift them where pixels are merged.
 
@@ -221,7 +231,9 @@ class Swin(nn.Module):
         maps = Maps(pixels, start)
         omega = omega or {}
         drops: list[Drop | None] = [None] * sum(self.depths)
-        if keys is not None and self.drop_path_rate > 0:
+        if self.drop_path_rate == 0 and self.lora_dropout == 0:
+            keys = None
+        if keys is not None:
             drops = [Drop(rate, keys).fold(i) for i, rate in enumerate(self.rates)]
         features, first = [], 0
         for stage, blocks in enumerate(self.blocks):
@@ -236,7 +248,9 @@ class Swin(nn.Module):
                 frequencies = {name: omega.get(f"stage{stage}/{name}") for name in TASK_TARGETS}
                 streams, maps = last.split(maps, frequencies, own[-1])
             if stage < len(self.merges):
-                merge = self.merges[stage]
+                # The same entries are dropped for all streams.
+                own_keys = None if keys is None else Drop(0.0, keys).fold(len(drops) + stage).keys
+                merge = functools.partial(self.merges[stage], keys=own_keys)
                 # Stream by stream: a product over all streams at once would sum in another order,
                 # and an untouched task would differ from the frozen backbone in the last bit.
                 merged = self.features == "merged"

@@ -150,7 +150,13 @@ class TaskSteering(nn.Module):
         self.gate = self.param("gate", nn.initializers.zeros, ())
 
     def both(
-        self, name: str, dense: Dense, shared: Array, tasks: Array, size: tuple[int, int]
+        self,
+        name: str,
+        dense: Dense,
+        shared: Array,
+        tasks: Array,
+        size: tuple[int, int],
+        keys: Array | None = None,
     ) -> tuple[Array, Array]:
         """One linear map on the shared stream (..., N, C) and on those of the tasks (T, ..., N, C).
 
@@ -160,6 +166,7 @@ class TaskSteering(nn.Module):
           shared: the shared stream.
           tasks: the tasks' streams.
           size: height and width of what the N positions are.
+          keys: of the dropout on the shared stream; the tasks' own are not dropped.
 
         Returns:
           Both outputs.
@@ -169,7 +176,7 @@ class TaskSteering(nn.Module):
         image = low.reshape(*low.shape[:-2], *size, low.shape[-1])
         low = getattr(self, name)(image).reshape(low.shape).astype(dense.dtype)
         update = dense.lora_scale * (low @ dense.lora_up.astype(dense.dtype).T)
-        return frozen + dense.low_rank(shared), frozen + update
+        return frozen + dense.low_rank(dense.thin(shared, keys)), frozen + update
 
     def mix(self, skip: Array, streams: Array) -> Array:
         """``sigmoid(g) skip + (1 - sigmoid(g)) streams``."""
@@ -210,7 +217,7 @@ class TADFormerBlock(SwinBlock):
         Returns:
           (T, B, H, W, C), and what goes on to the next stage.
         """
-        attended, steering = self.attention(maps), self.steering
+        attended, steering = self.attention(maps, drop), self.steering
         mixed, frame = attended.pixels, attended.frame
         first, late = drop and drop.fold(0), drop and drop.fold(1)
 
@@ -220,7 +227,12 @@ class TADFormerBlock(SwinBlock):
         steered = steered.reshape(-1, *mixed.shape)
         window = (frame.window, frame.window)
         shared, tasks = steering.both(
-            "proj", self.proj, mixed, self.prompt_norm(steered + mixed), window
+            "proj",
+            self.proj,
+            mixed,
+            self.prompt_norm(steered + mixed),
+            window,
+            self.keys("proj", drop),
         )
         join = jax.vmap(frame.join)
 
@@ -229,9 +241,9 @@ class TADFormerBlock(SwinBlock):
 
         x = residual(maps.pixels, frame.join(shared), first)
         streams = jax.vmap(residual, (None, 0, None))(maps.pixels, join(tasks), first)
-        hidden, own = self._flat("fc1", self.norm2(x), self.norm2(streams))
+        hidden, own = self._flat("fc1", self.norm2(x), self.norm2(streams), drop)
         hidden, own = (nn.gelu(h, approximate=False) for h in (hidden, own))
-        branch, branches = self._flat("fc2", hidden, own)
+        branch, branches = self._flat("fc2", hidden, own, drop)
         streams = jax.vmap(residual, (0, 0, None))(streams, branches, late)
         if self.task.released:
             # (N, C) read from memory laid out as (C, N), as the release does.
@@ -239,11 +251,14 @@ class TADFormerBlock(SwinBlock):
         tokens = self.carry(maps.tokens, self.gather(attended))
         return steering.mix(join(steered), streams), Maps(residual(x, branch, late), tokens)
 
-    def _flat(self, name: str, shared: Array, tasks: Array) -> tuple[Array, Array]:
+    def _flat(
+        self, name: str, shared: Array, tasks: Array, drop: Drop | None
+    ) -> tuple[Array, Array]:
         """:meth:`TaskSteering.both` on whole maps (B, H, W, C) and (T, B, H, W, C)."""
         size = shared.shape[1:3]
         flat = (x.reshape(*x.shape[:-3], -1, x.shape[-1]) for x in (shared, tasks))
-        outputs = self.steering.both(name, getattr(self, name), *flat, size)
+        keys = self.keys(name, drop)
+        outputs = self.steering.both(name, getattr(self, name), *flat, size, keys)
         return tuple(y.reshape(*y.shape[:-2], *size, y.shape[-1]) for y in outputs)
 
     def task_diagnostics(self, omega: Mapping[str, Array | None]) -> dict[str, Any]:

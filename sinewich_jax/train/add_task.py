@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,11 @@ def train(
     """
     base, experiment = plan(config)
     outcome = loop.train(experiment.config, workdir, experiment, references=references)
-    if outcome.status != "stopped" and not (Path(workdir) / JOINED / workdirs.CONFIG_FILE).exists():
-        join(base, trained.read_trained(workdir), Path(workdir) / JOINED)
+    joined = Path(workdir) / JOINED
+    if outcome.status != "stopped" and not (joined / workdirs.CONFIG_FILE).exists():
+        # The config is written last: a folder without one is what an interrupted join left.
+        shutil.rmtree(joined, ignore_errors=True)
+        join(base, trained.read_trained(workdir), joined)
     return outcome
 
 

@@ -64,6 +64,7 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
         backbone = swin.swin(
             config.backbone,
             drop_path_rate=config.drop_path,
+            lora_dropout=config.adapter_dropout,
             features=config.features,
             lora_merging=config.method == "mtlora_plus",
             prompts=prompts,
@@ -137,11 +138,12 @@ def _refuse_swin_keys(config: Config) -> None:
             f"config key 'trainable' is {groups[0]!r}, which 'mobilenet_v2' does not have; "
             "expected () or ('all',)"
         )
-    if config.drop_path:
-        raise ConfigError(
-            f"config key 'drop_path' is {config.drop_path}, but backbone 'mobilenet_v2' has no "
-            "stochastic depth; expected 0"
-        )
+    for key in ("drop_path", "adapter_dropout"):
+        if rate := getattr(config, key):
+            raise ConfigError(
+                f"config key {key!r} is {rate}, which only a Swin has; found backbone "
+                "'mobilenet_v2', expected 0"
+            )
 
 
 def backbone_weights(config: Config) -> dict[str, Any] | None:

@@ -66,6 +66,15 @@ def test_trainable_parameters_on_swin_t(word, overrides, trainable):
     assert counts(word, **overrides) == trainable
 
 
+def test_single_task_networks_have_all_the_parameters_of_one_a_task():
+    """The literature's single-task reference (28.0 M a task; specification of dense MTL, 6)."""
+    config = configs.from_config_dict(get_config("single_task"))
+    own = single_task.task_configs(config)
+    assert list(own) == list(TASKS)
+    assert sum(counts("single_task", tasks=one.tasks) for one in own.values()) == 112_017_896
+    assert counts("full_ft") == 29_464_442
+
+
 @functools.cache
 def small(word: str):
     """A preset on a narrow Swin: its model, and variables with noise in what is frozen."""

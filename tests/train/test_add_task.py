@@ -285,3 +285,10 @@ def test_from_the_front_door(tmp_path):
         np.testing.assert_array_equal(after[task], golden, err_msg=task)
     # One task's products and those of three are not summed in the same order.
     np.testing.assert_allclose(after["edge"], outputs(edge)["edge"], rtol=1e-5, atol=1e-5)
+    # A join that was interrupted before its config was written is made anew.
+    (tmp_path / "edge" / "joined" / "config.json").unlink()
+    done = train(words, tmp_path / "edge", *added)
+    assert done.returncode == 0, done.stderr
+    again = trees.flatten_paths(trained.read_trained(tmp_path / "edge" / "joined").variables)
+    for path, leaf in all_of_them.items():
+        np.testing.assert_array_equal(again[path], leaf, err_msg=path)

@@ -163,8 +163,9 @@ def test_keys_that_a_backbone_does_not_read_are_refused():
     config = get_config("debug", "ccp")
     with pytest.raises(ConfigError, match=r"'trainable' is 'norms'.*mobilenet_v2"):
         build.experiment(dataclasses.replace(config, trainable=("all", "norms")))
-    with pytest.raises(ConfigError, match=r"'drop_path' is 0\.1.*mobilenet_v2"):
-        build.experiment(dataclasses.replace(config, drop_path=0.1))
+    for key in ("drop_path", "adapter_dropout"):
+        with pytest.raises(ConfigError, match=rf"{key!r} is 0\.1.*mobilenet_v2"):
+            build.experiment(dataclasses.replace(config, **{key: 0.1}))
     build.experiment(dataclasses.replace(config, trainable=("all",)))
 
 
@@ -242,6 +243,24 @@ def test_a_folder_takes_its_class_counts_from_the_config(tmp_path):
         few[0]
     with pytest.raises(DataError, match=r"config key channels\.semseg"):
         _ = build.experiment(config).eval_source
+
+
+def test_rendered_originals_are_rendered_at_the_size_of_training(monkeypatch):
+    """Scenes come in whatever size is asked for, so nothing is there to be resized from."""
+    sizes = []
+
+    def open_source(config, part, size):
+        sizes.append(size)
+        return small_scenes()
+
+    monkeypatch.setattr(build, "open_source", open_source)
+    monkeypatch.setattr(data, "is_rendered", lambda name: name == "scenes")
+    config = dataclasses.replace(get_config("debug"), image_size=(32, 32))
+    original = build.experiment(config).original_source
+    assert (original.frame, original.size, sizes) == ((32, 32), (32, 32), [(32, 32)])
+    monkeypatch.setattr(data, "is_rendered", lambda name: False)
+    _ = build.experiment(config).original_source
+    assert sizes[1:] == [None]
 
 
 def test_rates_and_decay_follow_the_kind_of_parameter():
