@@ -11,6 +11,7 @@ photographs run at the rates of their configs. The script can be stopped and sta
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +19,12 @@ from typing import Any
 
 from benchmarks import study_scenes
 from benchmarks.study import ROOT, Cell, diverged, is_done, make_parser, result, run
+from sinewich_jax.report import compare_methods
 from sinewich_jax.report.study import Page
 from sinewich_jax.tasks import delta_m
 
 SEEDS = (1, 2, 3)
+PICTURE = "dense.png"
 SETS = {
     "scenes": ("semseg", "human_parts", "saliency", "normals", "depth", "edge"),
     "ccp": ("semseg", "human_parts", "saliency", "edge"),
@@ -33,12 +36,14 @@ METHODS = {
     "full_ft": "multi-task, full fine-tuning",
     "decoder_only": "decoder only",
     "lora": "shared LoRA",
+    "lora,independent_decoder": "shared LoRA, a decoder kernel a task",
     "lora_task": "LoRA of rank r a task",
     "sine_lora": "Sine-LoRA",
     "mtlora": "MTLoRA",
     "mtlora_plus": "MTLoRA+",
     "tadformer": "TADFormer",
     "sinewich": "Sinewich, lean",
+    "sinewich,independent_decoder": "Sinewich, lean, a decoder kernel a task",
     "sinewich_paper": "Sinewich, as published",
     "sinewich_paper,no_clock": "... without clock net",
     "sinewich_paper,no_lowpass": "... without low-pass",
@@ -109,29 +114,27 @@ def tuned(method: str, root: Path) -> float | None:
     return max(scores, key=scores.get, default=None)
 
 
+def own_rate(method: str, root: Path) -> tuple[float | None, Overrides]:
+    """The rate of a method's row on scenes and the keys that set it; None and () if not chosen."""
+    source = tuned_by(method)
+    if source in study_scenes.GRIDS:
+        rate, (keys, _) = study_scenes.tuned(source, root), study_scenes.GRIDS[source]
+        return rate, () if rate is None else tuple((key, rate) for key in keys)
+    rate = tuned(source, root)
+    return rate, () if rate is None else GRIDS[source][rate]
+
+
 def rate_text(name: str, method: str, root: Path) -> str:
     """The rate of a row for people to read; ``config`` where none was chosen on ``val``."""
-    source = tuned_by(method)
-    if name != "scenes":
-        return "config"
-    known = study_scenes if source in study_scenes.GRIDS else None
-    rate = known.tuned(source, root) if known else tuned(source, root)
+    rate = own_rate(method, root)[0] if name == "scenes" else None
     return "config" if rate is None else f"{rate:g}"
 
 
 def cells(name: str, method: str, seed: int, root: Path) -> dict[str | None, Cell]:
     """The runs behind one seed of a row: by task for single-task networks, else one under None."""
-    source = tuned_by(method)
-    if name == "scenes" and method in study_scenes.GRIDS:
-        (cell,) = (
-            c for c in study_scenes.final_cells(method, root) if ("seed", seed) in c.overrides
-        )
-        return {None: cell}
     overrides: list[tuple[str, Any]] = []
     if name == "scenes":
-        if (rate := tuned(source, root)) is not None:
-            overrides += GRIDS[source][rate]
-        overrides.append(("eval_split", "test"))
+        overrides = [*own_rate(method, root)[1], ("eval_split", "test")]
     overrides.append(("seed", seed))
     config = f"configs/{name}.py:{method}"
     if method != SINGLE:
@@ -156,8 +159,8 @@ def found(name: str, method: str, root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def section(page: Page, name: str, root: Path) -> None:
-    """The table of one data set."""
+def section(page: Page, name: str, root: Path) -> dict[str, list[float]]:
+    """Adds the table of one data set; returns Delta m by method, a number a seed."""
     tasks = SETS[name]
     rows = {method: found(name, method, root) for method in methods(name)}
     single = rows[SINGLE]
@@ -190,6 +193,16 @@ def section(page: Page, name: str, root: Path) -> None:
         digits={task: 3 for task in tasks}
         | {"Delta m %": 2, "trainable": 0, "time": 2, "rate": 0, "seeds": 0},
     )
+    gains = {title: row["Delta m %"] for title, row in body.items() if row["Delta m %"]}
+    if len(gains) > 1:
+        best_first = sorted(gains, key=lambda title: -statistics.fmean(gains[title]))
+        ranked = (
+            f"{title} ({round(statistics.fmean(gains[title]), 2) + 0.0:+.2f} with "
+            f"{body[title]['trainable']})"
+            for title in best_first
+        )
+        page.text(f"Best first, mean Delta m with trainable parameters: {'; '.join(ranked)}.")
+    return gains
 
 
 def _gains(
@@ -236,8 +249,8 @@ def tuning(page: Page, root: Path) -> None:
     )
 
 
-def page(root: Path) -> Page:
-    """docs/results/dense.md, from what has run."""
+def page(root: Path) -> tuple[Page, dict[str, dict[str, list[float]]]]:
+    """docs/results/dense.md from what has run, and Delta m by data set and method."""
     made = Page("Methods against single-task networks").text(
         "Made by `python -m benchmarks.study_dense`; every number is read from the runs' "
         f"`results.json`. Mean and sample standard deviation over {len(SEEDS)} seeds, equal steps "
@@ -256,12 +269,28 @@ def page(root: Path) -> Page:
         "`config` is the config's own, not tuned.",
         "Full fine-tuning, single-task networks, MTLoRA and TADFormer have the literature's "
         "decoder, one kernel a task; the other methods share one decoder kernel that each task's "
-        "frequency modulates (docs/methods.md).",
+        "frequency modulates (docs/methods.md), unless the row says otherwise.",
     )
-    for name in SETS:
-        section(made, name, root)
+    made.picture(PICTURE, "Delta m of every method against single-task networks, by data set")
+    gains = {name: section(made, name, root) for name in SETS}
     tuning(made, root)
-    return made
+    return made, gains
+
+
+def write(made: Page, gains: Mapping[str, Mapping[str, list[float]]], folder: Path) -> None:
+    """Writes dense.md and, as far as there is something to compare, dense.png beside it."""
+    known = {name: by_method for name, by_method in gains.items() if len(by_method) > 1}
+    if known:
+        titles = dict.fromkeys(title for rows in known.values() for title in rows)
+        compare_methods(
+            {title: {name: rows.get(title) for name, rows in known.items()} for title in titles},
+            folder / PICTURE,
+            titles={name: f"{name}: Delta m, %" for name in known},
+            higher_is_better=dict.fromkeys(known, True),
+            baselines=dict.fromkeys(known, 0.0),
+            digits=2,
+        )
+    made.write(folder / "dense.md")
 
 
 def main() -> None:
@@ -288,7 +317,8 @@ def main() -> None:
                 for cell in cells(name, method, seed, root).values()
             ]
             run(wanted, root, (end - time.monotonic()) / 60, arguments.jobs)
-    page(root).write(ROOT / "docs" / "results" / "dense.md")
+    made, gains = page(root)
+    write(made, gains, ROOT / "docs" / "results")
 
 
 if __name__ == "__main__":

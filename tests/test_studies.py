@@ -81,7 +81,7 @@ def test_commands_of_a_cell_are_what_a_user_would_type(study):
 def test_the_dense_page_says_not_run_and_compares_with_single_tasks(study, tmp_path):
     from benchmarks import study_dense
 
-    assert "not run" in study_dense.page(tmp_path).render()
+    assert "not run" in study_dense.page(tmp_path)[0].render()
     facts = {"trainable": 10, "train_seconds": 60.0}
     for method, factor in (("single_task", 1.0), ("lora", 1.1)):
         for seed in study_dense.SEEDS:
@@ -92,7 +92,12 @@ def test_the_dense_page_says_not_run_and_compares_with_single_tasks(study, tmp_p
                 leave(cell, tmp_path, config)
                 results = {"steps": config.steps, "tasks": rows, **facts}
                 (cell.directory(tmp_path) / "results.json").write_text(json.dumps(results))
-    lines = study_dense.page(tmp_path).render().splitlines()
+    made, gains = study_dense.page(tmp_path)
+    assert gains["scenes"]["shared LoRA"] == pytest.approx([10.0] * 3) and not gains["ccp"]
+    study_dense.write(made, gains, tmp_path / "docs")
+    assert (tmp_path / "docs" / "dense.png").is_file()
+    lines = (tmp_path / "docs" / "dense.md").read_text(encoding="utf-8").splitlines()
+    assert any("shared LoRA (+10.00 with 10); single task" in line for line in lines)
     (lora,) = [line for line in lines if line.startswith("| shared LoRA") and "0.550" in line]
     assert "10.00 ± 0.00" in lora and "0.17 ± 0.00" in lora
     (single,) = [line for line in lines if line.startswith("| single task") and "0.500" in line]
@@ -124,10 +129,12 @@ def test_the_dense_study_takes_the_best_rate_for_a_method_and_what_ablates_it(
         ("eval_split", "test"),
         ("seed", 2),
     )
+    (borrowed,) = study_dense.cells("scenes", "lora,independent_decoder", 1, tmp_path).values()
+    assert borrowed.overrides == (("eval_split", "test"), ("seed", 1))  # lora is not tuned here
     (ablation,) = study_dense.cells("scenes", "sinewich_paper,no_clock", 1, tmp_path).values()
     assert ablation.config == "configs/scenes.py:sinewich_paper,no_clock"
     assert ("adapter_lr_mult", 0.3) in ablation.overrides
-    table = study_dense.page(tmp_path).render()
+    table = study_dense.page(tmp_path)[0].render()
     assert "(chosen)" in table
 
 

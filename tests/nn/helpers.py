@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,17 +27,33 @@ def is_adapter(path: str) -> bool:
     return "/lora_" in path or "/task/" in path
 
 
-def random_frozen(model: nn.Module, image: jax.Array) -> tuple[dict, dict]:
-    """Variables with random frozen leaves and untouched adapters, and the frozen part alone."""
-    flat = fake_params(flatten_paths(shapes_of(model, image)), seed=3, scale=0.3)
-    anchored = model.task.kind == "sine" and model.task.start == "anchored"
-    for path, value in flat.items():
+def random_start(shapes: dict, task: Any) -> dict:
+    """Variables as a pretrained backbone with fresh adapters has them, without running ``init``.
+
+    Noise, except for what starts at a value that means something: up factors and gains at zero
+    (unless the kernels are anchored), anchors at what they anchor, variances at one.
+
+    Args:
+      shapes: of all collections, from ``eval_shape``.
+      task: the task part of the backbone, or None.
+    """
+    flat = fake_params(flatten_paths(shapes), seed=3, scale=0.3)
+    anchored = getattr(task, "kind", None) == "sine" and task.start == "anchored"
+    for path, value in sorted(flat.items(), reverse=True):  # parameters before their anchors
         if path.endswith("/lora_up") or (path.endswith("/task/up") and not anchored):
             flat[path] = np.zeros_like(value)
+        elif path.startswith("params/") and "/task/" in path and anchored:
+            flat[path] = value / 0.3  # a modulation index of order one, as anchored kernels have
         elif path.startswith("anchor/"):
-            # as at initialisation: what is trained starts at its frozen copy
             flat[path] = flat[path.replace("anchor/", "params/").replace("/factors/", "/")]
-    variables = unflatten_paths(flat)
+        elif path.startswith("batch_stats/") and path.endswith("/var"):
+            flat[path] = np.ones_like(value)
+    return unflatten_paths(flat)
+
+
+def random_frozen(model: nn.Module, image: jax.Array) -> tuple[dict, dict]:
+    """Variables with random frozen leaves and untouched adapters, and the frozen part alone."""
+    variables = random_start(shapes_of(model, image), model.task)
     frozen = {k: v for k, v in flatten_paths(variables["params"]).items() if not is_adapter(k)}
     return variables, unflatten_paths(frozen)
 
