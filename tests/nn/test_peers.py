@@ -33,8 +33,10 @@ def outputs(name: str, released: bool = False):
 
     @jax.jit
     def run(variables, image):
-        features = model.apply(variables, image, method="features")
-        return features, model.apply(variables, image)
+        predictions, seen = model.apply(
+            variables, image, capture_intermediates=lambda _, method: method == "features"
+        )
+        return seen["intermediates"]["features"][0], predictions
 
     return fixture, *jax.device_get(run(variables, image))
 
