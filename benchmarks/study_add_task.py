@@ -55,8 +55,9 @@ def page(root: Path) -> Page:
         "split of the scenes, the same steps in every run.",
         "`joint`: one run of all six tasks. `added`: a run of the other five, frozen, to which the "
         "task was added; it learns its frequency and its head alone, and the five do not change by "
-        "a bit. Trainable parameters and minutes of `added` are those of the adding alone, minutes "
-        "on a machine that ran two cells at a time.",
+        "a bit. Trainable parameters and minutes of `added` are those of the adding alone. The "
+        "machine ran two cells at a time and other work beside them, so that minutes are upper "
+        "bounds; where they spread, the lowest is the most telling.",
     )
     joint = [r for c in study_scenes.final_cells("sinewich", root) if (r := result(c, root))]
     alone = [r for c in study_scenes.final_cells("decoder_only", root) if (r := result(c, root))]
