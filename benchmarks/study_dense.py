@@ -220,29 +220,27 @@ def _gains(
     ]
 
 
+def tried(method: str, rate: float, root: Path) -> str | None:
+    """One cell of the table of grids; empty where the rate is not in the grid, None if not run."""
+    if rate not in GRIDS[method]:
+        return ""
+    cell = tuning_cells(method)[rate]
+    if (found := result(cell, root)) is not None:
+        chosen = " (chosen)" if rate == tuned(method, root) else ""
+        return f"{study_scenes.score(found):.2f}{chosen}"
+    step = diverged(cell, root)
+    return None if step is None else f"diverged at step {step}"
+
+
 def tuning(page: Page, root: Path) -> None:
     """The table of the grids: gain over the mean label map on ``val`` by rate."""
-    body: dict[str, dict[str, Any]] = {}
-    for method in GRIDS:
-        best, row = tuned(method, root), {}
-        for rate, cell in tuning_cells(method).items():
-            step, found = diverged(cell, root), result(cell, root)
-            if found is not None:
-                chosen = " (chosen)" if rate == best else ""
-                row[f"{rate:g}"] = f"{study_scenes.score(found):.2f}{chosen}"
-            elif step is not None:
-                row[f"{rate:g}"] = f"diverged at step {step}"
-        body[METHODS[method]] = row
-    rates = dict.fromkeys(f"{rate:g}" for grid in GRIDS.values() for rate in sorted(grid))
-    for row in body.values():
-        row |= {rate: "" for rate in rates if rate not in row}
-    for method, grid in GRIDS.items():
-        missing = {f"{rate:g}" for rate in grid} - {
-            k for k, v in body[METHODS[method]].items() if v
-        }
-        body[METHODS[method]] |= dict.fromkeys(missing)
+    rates = dict.fromkeys(rate for grid in GRIDS.values() for rate in sorted(grid))
+    body = {
+        METHODS[method]: {f"{rate:g}": tried(method, rate, root) for rate in rates}
+        for method in GRIDS
+    }
     command = next(iter(tuning_cells("full_ft").values())).command
-    page.table("Rates on scenes", body, tuple(rates), command=command)
+    page.table("Rates on scenes", body, tuple(f"{rate:g}" for rate in rates), command=command)
     page.text(
         f"Gain over the mean label map on `val`, percent, seed {study_scenes.TUNING_SEED}; the "
         "other rows of scenes were tuned in [scenes](scenes.md)."
@@ -258,7 +256,8 @@ def page(root: Path) -> tuple[Page, dict[str, dict[str, list[float]]]]:
         "Delta m is the mean relative change over the tasks against our own single-task networks "
         "(first row: one fully fine-tuned network a task, whose parameters and time are those of "
         "all of them together); positive is better. `time` is the wall time of training relative "
-        "to theirs, on a machine that ran two cells at a time. On ccp and kitchen the backbone is "
+        "to theirs, on a machine that ran two cells at a time and other work beside them: no more "
+        "than a rough measure. On ccp and kitchen the backbone is "
         "a MobileNetV2, for which MTLoRA, TADFormer and the paper's preset are not defined.",
     )
     made.text(

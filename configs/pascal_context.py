@@ -7,7 +7,8 @@
 ``sinewich import-backbone`` (docs/weights.md). The recipe is MTLoRA's, which its followers share:
 batch 32, 300 epochs (46,800 steps), AdamW at 5e-4 * 32 / 512 after 20 epochs of warm-up, cosine to
 a hundredth, weight decay .05, clipping at 5, drop path .2, dropout .05 on the inputs of adapters,
-fixed loss weights. One thing differs: what tasks own does not decay. Scores are at 448 pixels;
+fixed loss weights. Two things differ: what tasks own does not decay, and dropout leaves task tokens
+and the task kernels of ``sinewich`` alone. Scores are at 448 pixels;
 ``--config.eval_resolution=original`` resizes predictions to the labels instead.
 Published: docs/claims.md. Not run here: it needs an accelerator for days.
 
