@@ -3,9 +3,10 @@
 ``sine`` and ``clock`` are frequency switching as the paper writes it (``lowpass`` and ``spectrum``
 are the filter and the diagnostics of ``sine``), ``weighting`` turns T losses into one step
 (``surgery`` is its part that looks at gradients), ``trees`` names and splits the leaves of
-parameter trees, ``random`` gives every sample a key of its own, ``interpolate`` has the kernels by
-which images and tables are resized. Submodules are imported on first use, so that ``trees`` can be
-had without JAX.
+parameter trees, ``curvature`` is what optimizers keep of squared gradients and merging reads,
+``select`` finds thresholds and masks, ``arrays`` lets NumPy and JAX share a formula, ``random``
+gives every sample a key of its own, ``interpolate`` has the kernels by which images and tables are
+resized. Submodules are imported on first use, so that ``trees`` can be had without JAX.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from typing import TYPE_CHECKING
 
 from sinewich_jax import lazy
 
-_MODULES = ("clock", "interpolate", "lowpass", "random", "sine", "spectrum", "surgery", "trees")
-_MODULES += ("weighting",)
+_MODULES = ("arrays", "clock", "curvature", "interpolate", "lowpass", "random", "select", "sine")
+_MODULES += ("spectrum", "surgery", "trees", "weighting")
 
 if TYPE_CHECKING:
     from sinewich_jax.core import (  # noqa: F401
+        arrays,
         clock,
+        curvature,
         interpolate,
         lowpass,
         random,
+        select,
         sine,
         spectrum,
         surgery,

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from sinewich_jax import lazy
 
-_MODULES = ("arrays", "atomic", "base", "checkpoints", "fingerprint")
+_MODULES = ("arrays", "atomic", "base", "checkpoints", "fingerprint", "leaf_writer", "leaves")
 _HOMES = {
     "CheckpointStore": "checkpoints",
+    "LeafSource": "leaves",
+    "LeafSpec": "leaves",
+    "LeafWriter": "leaf_writer",
     "Restored": "checkpoints",
     "atomic_write": "atomic",
     "load_base": "base",
     "load_npz": "arrays",
     "load_safetensors": "arrays",
+    "open_leaves": "leaves",
     "save_base": "base",
     "save_safetensors": "arrays",
     "write_bytes": "atomic",

@@ -13,7 +13,7 @@ from sinewich_jax.errors import CheckpointError
 from sinewich_jax.storage.atomic import atomic_write, is_full_disk, no_space
 
 # safetensors name -> NumPy name: what both sides can hold.
-_DTYPES = {
+DTYPES = {
     "BF16": "bfloat16",
     "BOOL": "bool",
     "C64": "complex64",
@@ -54,10 +54,10 @@ def save_safetensors(
     # The library takes the raw memory of each array, so anything strided must be copied first.
     host = {name: np.asarray(leaf, order="C") for name, leaf in flat.items()}
     for name, leaf in host.items():
-        if leaf.dtype.name not in _DTYPES.values():
+        if leaf.dtype.name not in DTYPES.values():
             raise CheckpointError(
                 f"leaf {name!r} has dtype {leaf.dtype}, which {path} cannot hold; convert it to "
-                f"one of {', '.join(sorted(_DTYPES.values()))}"
+                f"one of {', '.join(sorted(DTYPES.values()))}"
             )
     with atomic_write(path) as temporary:
         try:
@@ -91,10 +91,10 @@ def load_safetensors(
             names = sorted(file.keys())
             for name in names:
                 dtype = file.get_slice(name).get_dtype()
-                if dtype not in _DTYPES:
+                if dtype not in DTYPES:
                     raise CheckpointError(
                         f"leaf {name!r} of {path} has dtype {dtype}, which NumPy cannot hold; "
-                        f"export it as one of {', '.join(sorted(_DTYPES))}"
+                        f"export it as one of {', '.join(sorted(DTYPES))}"
                     )
             flat = {name: file.get_tensor(name) for name in names}
             metadata = dict(file.metadata() or {})

@@ -27,8 +27,24 @@ def fingerprint(tree: Any) -> str:
     Raises:
       CheckpointError: a leaf that is not an array of numbers.
     """
-    digest = hashlib.sha256()
+    digest = Fingerprint()
     for path, leaf in sorted(flatten_paths(tree).items()):
+        digest.add(path, leaf)
+    return str(digest)
+
+
+class Fingerprint:
+    """:func:`fingerprint` of leaves that come one at a time, in the order of their paths."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def add(self, path: str, leaf: Any) -> None:
+        """Takes in the next leaf.
+
+        Raises:
+          CheckpointError: it is not an array of numbers.
+        """
         host = np.asarray(leaf, order="C")
         if host.dtype.hasobject:
             raise CheckpointError(
@@ -37,6 +53,9 @@ def fingerprint(tree: Any) -> str:
             )
         if host.dtype.byteorder == ">":
             host = host.astype(host.dtype.newbyteorder("<"))
-        digest.update(f"{path}\0{host.dtype.name}\0{host.shape}\0".encode())
-        digest.update(host.reshape(-1).view(np.uint8).data)
-    return f"sha256:{digest.hexdigest()}"
+        self._digest.update(f"{path}\0{host.dtype.name}\0{host.shape}\0".encode())
+        self._digest.update(host.reshape(-1).view(np.uint8).data)
+
+    def __str__(self) -> str:
+        """``"sha256:"`` and 64 hexadecimal digits."""
+        return f"sha256:{self._digest.hexdigest()}"
