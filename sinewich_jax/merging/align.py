@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from sinewich_jax.core.arrays import content, dtype_of, is_traced
 from sinewich_jax.core.trees import flatten_paths
 from sinewich_jax.errors import SinewichError
-from sinewich_jax.merging.arrays import content, dtype_of, is_traced
 
 
 def matched(base: Any, other: Any, name: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sinewich_jax.core.arrays import content, namespace, widen
 from sinewich_jax.core.trees import map_paths
 from sinewich_jax.merging.align import check_integers, matched
-from sinewich_jax.merging.arrays import content, namespace, widen
 
 
 def task_vector(params: Any, base: Any) -> Any:

@@ -58,29 +58,12 @@ def test_the_average_is_task_arithmetic_with_one_over_t():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), average, arithmetic)
 
 
-@pytest.mark.parametrize("rule", [rule.name for rule in merging.rules()])
-@settings(max_examples=20, deadline=None)
-@given(leaf=LEAF, count=st.integers(1, 7))
-def test_experts_equal_to_the_base_leave_it_bit_for_bit(rule, leaf, count):
-    base = {"w": leaf}
-    merged = merging.merge(rule, base, {str(i): {"w": leaf.copy()} for i in range(count)})
-    np.testing.assert_array_equal(merged["w"], leaf)
-
-
 @settings(max_examples=20, deadline=None)
 @given(leaf=LEAF, count=st.integers(1, 7))
 def test_identical_experts_average_to_themselves_bit_for_bit(leaf, count):
     experts = {str(i): {"w": leaf} for i in range(count)}
     merged = merging.merge("average", {"w": np.zeros_like(leaf)}, experts)
     np.testing.assert_array_equal(merged["w"], leaf)
-
-
-@pytest.mark.parametrize("rule", [rule.name for rule in merging.rules()])
-def test_the_order_of_experts_does_not_matter(rule):
-    base, experts = family(experts=5)
-    forwards = merging.merge(rule, base, experts)
-    backwards = merging.merge(rule, base, dict(reversed(experts.items())))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), forwards, backwards)
 
 
 @settings(max_examples=30, deadline=None)
@@ -149,14 +132,6 @@ def test_narrow_leaves_are_merged_in_float32_and_come_back_narrow(dtype):
     np.testing.assert_array_equal(vector, step)
 
 
-def test_nothing_is_changed_in_place():
-    base, experts = family()
-    before = jax.tree.map(np.copy, (base, experts))
-    for rule in merging.rules():
-        merging.merge(rule.name, base, experts)
-    jax.tree.map(np.testing.assert_array_equal, before, (base, experts))
-
-
 def test_importing_and_merging_numpy_trees_needs_no_jax():
     program = (
         "import sys, numpy as np; from sinewich_jax import merging\n"
@@ -178,7 +153,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         merging.merge("averge", base, experts)
     with pytest.raises(ConfigError, match=r"no option 'scael' \(did you mean 'scale'"):
         merging.merge("task_arithmetic", base, experts, scael=1.0)
-    with pytest.raises(ConfigError, match=r"'average' has no option 'scale' \(it has none\)"):
+    with pytest.raises(ConfigError, match=r"'average' has no option 'scale' \(known: weights\)"):
         merging.merge("average", base, experts, scale=1.0)
 
 

@@ -32,7 +32,8 @@ def test_every_rule_says_what_it_is():
         assert "20" in rule.source
         assert rule.summary.endswith(".")
         assert isinstance(rule.needs, tuple)
-    assert rules["task_arithmetic"].options == {"scale": 0.3}
+    arithmetic = rules["task_arithmetic"].options
+    assert arithmetic == {"scale": 0.3, "weights": None, "normalize": False}
     assert rules["average"].streaming
     assert rules["average"].needs == ()
 
@@ -56,18 +57,24 @@ def test_a_new_file_in_the_folder_is_a_new_rule(tmp_path, monkeypatch, rule_tabl
 
 
 def test_a_rule_over_the_whole_model_gets_all_leaves_and_its_required_options(rule_table):
-    @merging.register("whole", source="a test of 2026", needs=("curvature",), streaming=False)
+    @merging.register("whole", source="a test of 2026", needs=("curvature",), whole=True)
     def whole(leaves, *, factor):
         """One factor over the number of leaves."""
-        return {path: leaf.base * factor / len(leaves) for path, leaf in leaves.items()}
+        number = sum(1 for _ in leaves)
+        assert leaves.names == ("x",) and all(len(leaf.stats) == 1 for leaf in leaves)
+        return ((leaf.path, leaf.base * factor / number) for leaf in leaves)
 
     base = {"a": np.ones(2), "b": {"c": np.ones(3, np.float32)}, "n": 4}
-    merged = merging.merge("whole", base, {"x": base}, factor=6.0)
+    merged = merging.merge("whole", base, {"x": base}, stats={"x": base}, factor=6.0)
     np.testing.assert_array_equal(merged["a"], [3.0, 3.0])
     assert merged["b"]["c"].dtype == np.float32
     assert merged["n"] == 4
     with pytest.raises(ConfigError, match="'whole' needs the option 'factor'"):
-        merging.merge("whole", base, {"x": base})
+        merging.merge("whole", base, {"x": base}, stats={"x": base})
+    with pytest.raises(ConfigError, match=r"needs the curvature of every expert .* none of 'x'"):
+        merging.merge("whole", base, {"x": base}, factor=1.0)
+    with pytest.raises(ConfigError, match="'average' reads no statistics"):
+        merging.merge("average", base, {"x": base}, stats={"x": {}})
 
 
 def test_a_name_is_given_once(rule_table):
