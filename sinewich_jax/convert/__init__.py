@@ -16,7 +16,7 @@ from __future__ import annotations
 from sinewich_jax import lazy
 
 _MODULES = ("artifact", "backbone", "export", "family", "files", "fold", "geometry", "names")
-_MODULES += ("tables", "torch_pickle", "torch_zip")
+_MODULES += ("tables", "task_weights", "torch_pickle", "torch_zip")
 _HOMES = {
     "Folded": "fold",
     "Imported": "backbone",

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sinewich_jax.convert import fold as folding
+from sinewich_jax.convert.task_weights import obstacle
 from sinewich_jax.core import trees
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn.decoder import Decoder
@@ -42,8 +43,8 @@ def predictor(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
     """The function from images to one task's output.
 
     Where the adapters fold into a plain Swin, only this task is computed, from folded weights, at
-    the cost of a plain network. Where they do not (:func:`~sinewich_jax.convert.fold.obstacle` says
-    why), the whole adapter model runs, and this task is taken from it. Both in float32.
+    the cost of a plain network. Where they do not (``task_weights.obstacle`` says why), the whole
+    adapter model runs, and this task is taken from it. Both in float32.
 
     Args:
       model: a trained multi-task model.
@@ -66,7 +67,7 @@ def predictor(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
     def normalise(image: jax.Array) -> jax.Array:
         return (image.astype(jnp.float32) / 255.0 - mean) / std
 
-    if folding.obstacle(model):
+    if obstacle(model):
         exact = folding.in_float32(model)
 
         def whole(image: jax.Array) -> jax.Array:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,17 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sinewich_jax.convert.geometry import parameter_shapes
+from sinewich_jax.convert.task_weights import TaskWeights
 from sinewich_jax.core import trees
-from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn.blocks import Maps
-from sinewich_jax.nn.layers import Dense
 from sinewich_jax.nn.sinewich import MultiTaskModel
 from sinewich_jax.nn.swin import Swin
-from sinewich_jax.nn.task_kernel import TaskSpec
 
-_LORA = re.compile(r"(.*)/lora_(up|down)")
-_TASK = re.compile(r"stage\d+_block\d+/(fc1|fc2)/task/(up|down|gain)")
 _LAYERS = ("fc1", "fc2")
 # For what runs once: optimising its machine code takes longer than that saves.
 _once = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -78,61 +72,13 @@ def fold_task(model: MultiTaskModel, variables: Mapping[str, Any], task: str) ->
       ConfigError: no such task, or a backbone that is no Swin.
       CheckpointError: a parameter that is no linear map of single tokens.
     """
-    names = [name for name, _ in model.heads]
-    if task not in names:
-        raise ConfigError(f"the model has no task {task!r}{did_you_mean(task, names)}")
-    backbone = model.backbone
-    if reason := obstacle(model):
-        raise ConfigError(
-            f"{reason}, so no plain Swin computes what task {task!r} does; export the whole model "
-            "as a program, FILE.stablehlo"
-        )
-    plain = backbone.clone(
-        parent=None, lora_rank=0, lora_merging=False, task=None, dtype=jnp.float32
+    flat = trees.flatten_paths(variables)
+    made = TaskWeights(model, flat, flat.__getitem__, task)
+    params, branches = (
+        {path: made.leaf(path) for path in paths} for paths in (made.params, made.branches)
     )
-    index = names.index(task)
-    omega = {
-        layer: np.asarray(values)
-        for layer, values in model.apply(variables, method="frequencies").items()
-    }
-    params = _shared(variables["params"]["backbone"], plain, backbone)
-    branches = {}
-    if backbone.task is not None:
-        kernels = _task_kernels(backbone, variables, omega)
-        last = len(backbone.depths) - 1
-        for stage, pair in enumerate(kernels):
-            block = f"stage{stage}_block{backbone.depths[stage] - 1}"
-            for layer, stacked in zip(_LAYERS, pair, strict=True):
-                kernel = np.asarray(stacked[index if len(stacked) > 1 else 0])
-                if stage == last:
-                    params[f"{block}/{layer}/kernel"] = kernel
-                else:
-                    branches[f"stage{stage}/{layer}/kernel"] = kernel
-                    branches[f"stage{stage}/{layer}/bias"] = params[f"{block}/{layer}/bias"]
-    frequencies = {layer: float(values[index]) for layer, values in omega.items()}
-    return Folded(plain, params, branches, task, frequencies)
-
-
-def obstacle(model: MultiTaskModel) -> str | None:
-    """Why the adapters of a model do not fold into a plain Swin, or None where they do.
-
-    Args:
-      model: a multi-task model.
-
-    Returns:
-      The beginning of a sentence.
-    """
-    backbone = model.backbone
-    if not isinstance(backbone, Swin):
-        return f"the backbone is a {type(backbone).__name__}, expected a Swin"
-    if backbone.prompts:
-        return "task tokens take part in the attention of this model"
-    if backbone.task is not None and not isinstance(backbone.task, TaskSpec):
-        return f"the tasks of this model part by {type(backbone.task).__name__}"
-    if backbone.task is not None and backbone.task.kernel_size > 1:
-        size = backbone.task.kernel_size
-        return f"the task kernels of this model are {size} x {size} convolutions"
-    return None
+    frequencies = {layer: float(w[made.index]) for layer, w in made.frequencies.items()}
+    return Folded(made.swin, params, branches, task, frequencies)
 
 
 def in_float32(model: MultiTaskModel) -> MultiTaskModel:
@@ -221,80 +167,3 @@ def _branch(branches: Mapping[str, np.ndarray], stage: int, x: jax.Array) -> jax
         for leaf in ("kernel", "bias")
     )
     return jax.nn.gelu(x @ k1 + b1, approximate=False) @ k2 + b2
-
-
-def _shared(params: Any, plain: Swin, backbone: Swin) -> dict[str, np.ndarray]:
-    """The stream that all tasks share: the frozen kernels with whatever LoRA adds to them."""
-    flat = {path: np.asarray(leaf) for path, leaf in trees.flatten_paths(params).items()}
-    shapes = parameter_shapes(plain)
-    for path in flat:
-        if path not in shapes and not _LORA.fullmatch(path) and not _TASK.fullmatch(path):
-            raise CheckpointError(
-                f"the backbone parameter {path!r} cannot be folded into a plain Swin; expected "
-                "shared LoRA and task kernels of size 1, which are linear maps of single tokens "
-                "(kernels over neighbours and tokens in the windows are not)"
-            )
-    if missing := sorted(shapes.keys() - flat.keys()):
-        raise CheckpointError(
-            f"the backbone lacks {missing[0]!r}, which a plain Swin has; its adapters cannot be "
-            "folded"
-        )
-    folded = {path: flat[path].astype(np.float32) for path in shapes}
-    for module, update in _low_rank_updates(flat, backbone).items():
-        folded[f"{module}/kernel"] = folded[f"{module}/kernel"] + update
-    return folded
-
-
-def _low_rank_updates(flat: Mapping[str, np.ndarray], backbone: Swin) -> dict[str, np.ndarray]:
-    """What the shared LoRA adds to each linear map that has one, (in, out) by path.
-
-    ``Dense.low_rank`` is linear in its input, plain or under a sine, so what it makes of the unit
-    vectors is the update itself, and the formula stays in one place.
-    """
-    layers, own = {}, {}
-    for path, kernel in flat.items():
-        module = path.removesuffix("/kernel")
-        if f"{module}/lora_down" not in flat:
-            continue
-        # Patch merging carries a plain LoRA whatever the blocks have.
-        frequency = None if module.startswith("merge") else backbone.lora_frequency
-        layers[module] = Dense(
-            *kernel.shape,
-            use_bias=False,
-            lora_rank=flat[f"{module}/lora_down"].shape[-1],
-            lora_scale=backbone.lora_scale,
-            lora_frequency=frequency,
-        )
-        own[module] = {
-            name: flat[f"{module}/{name}"] for name in ("kernel", "lora_down", "lora_up")
-        }
-
-    def updates(own: dict[str, dict[str, jax.Array]]) -> dict[str, jax.Array]:
-        return {
-            module: dense.apply(
-                {"params": own[module]}, jnp.eye(dense.in_features), method="low_rank"
-            )
-            for module, dense in layers.items()
-        }
-
-    return jax.device_get(run_once(updates, own))
-
-
-def _task_kernels(
-    backbone: Swin, variables: Mapping[str, Any], omega: Mapping[str, np.ndarray]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The kernels (S, in, out) of fc1 and fc2 in each stage's last block, by the model's rule."""
-
-    def gather(model: Swin) -> list[tuple[jax.Array, jax.Array]]:
-        return [
-            tuple(
-                getattr(blocks[-1], layer).task_kernels(omega.get(f"stage{stage}/{layer}"))
-                for layer in _LAYERS
-            )
-            for stage, blocks in enumerate(model.blocks)
-        ]
-
-    # Names that this version does not know were refused before, so these are all of its kernels.
-    own = {name: tree["backbone"] for name, tree in variables.items() if "backbone" in tree}
-    made = backbone.clone(parent=None, dtype=jnp.float32).apply(own, method=gather)
-    return jax.device_get(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +20,13 @@ Array = jax.Array
 
 # Which parameters are trained, by path; the first rule that matches the whole path wins. The task
 # called "normals" is the reason why norm layers are matched by their exact names.
-ADAPTERS = (
+BACKBONE_ADAPTERS = (
     r"backbone/.*/lora_(up|down)",
     r"backbone/.*/task/.*",
     r"backbone/.*/token_norm/(scale|bias)",
+)
+ADAPTERS = (
+    *BACKBONE_ADAPTERS,
     r"clock/.*",
     r"tokens/.*",
     r"decoder/.*",
@@ -34,6 +38,11 @@ TRAINABLE_GROUPS: dict[str, tuple[str, ...]] = {
     "merging": (r"backbone/merge\d+/reduction/kernel",),
     "all": (r"backbone/.*",),
 }
+
+
+def is_adapter(path: str) -> bool:
+    """Whether the parameter ``backbone/...`` is one that a plain backbone does not have."""
+    return any(re.fullmatch(pattern, path) for pattern in BACKBONE_ADAPTERS)
 
 
 def path_rules(trainable: tuple[str, ...] = ()) -> tuple[tuple[str, str], ...]:

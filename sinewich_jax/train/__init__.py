@@ -1,6 +1,7 @@
 """Training: state, step, loop, checkpoints, writers, evaluation.
 
-:func:`train` runs a config in a work directory, :func:`evaluate_workdir` scores what is in one.
+:func:`train` runs a config in a work directory, :func:`evaluate_workdir` scores what is in one,
+:func:`open_task` opens one of its tasks for merging.
 Names are looked up on first use.
 """
 
@@ -13,6 +14,7 @@ _MODULES = (
     "checkpointing",
     "evaluate",
     "loop",
+    "merge_tasks",
     "monitor",
     "networks",
     "setup",
@@ -27,6 +29,7 @@ _HOMES = {
     "Outcome": "loop",
     "TrainState": "state",
     "evaluate_workdir": "evaluate",
+    "open_task": "merge_tasks",
     "train": "loop",
 }
 

@@ -22,7 +22,7 @@ from sinewich_jax.errors import ConfigError
 from sinewich_jax.nn.mtlora import MTLoRASpec
 from sinewich_jax.nn.sinewich import MultiTaskModel, path_rules
 from sinewich_jax.nn.task_kernel import TaskSpec
-from sinewich_jax.train import networks
+from sinewich_jax.train import merge_item, networks
 
 # Matrices without weight decay.
 _UNDECAYED = r"clock/.*|tokens/start|.*/task/.*|.*bias.*"
@@ -156,11 +156,16 @@ class Experiment:
             decoder[name] = jnp.asarray(task.best_constant(mean), decoder[name].dtype)
         return {**variables, "params": {**variables["params"], "decoder": decoder}}
 
+    def mergeable(self, path: str) -> bool:
+        """Whether runs of other tasks have the parameter ``path`` too, so that it can be merged."""
+        return merge_item.is_mergeable(path, own_rows(self.model))
+
     def optimizer(self, config: Config, abstract_params: Any) -> optax.GradientTransformation:
         """AdamW with a cosine, rates of their own for adapters and decoder, decay of plain kernels.
 
         Neither clock and tokens nor the task kernels decay: pulling an anchored kernel towards zero
-        would pull it away from its anchor.
+        would pull it away from its anchor. Beside it the curvature is kept that merging reads
+        (:mod:`sinewich_jax.train.merge_item`).
         """
         schedule = optax.warmup_cosine_decay_schedule(
             init_value=0.0,
@@ -184,7 +189,7 @@ class Experiment:
             lambda path, leaf: leaf.ndim > 1 and not re.fullmatch(_UNDECAYED, path),
             abstract_params,
         )
-        return optax.chain(
+        tx = optax.chain(
             optax.clip_by_global_norm(config.clip_norm),
             optax.scale_by_adam(),
             optax.add_decayed_weights(config.weight_decay, mask=decays),
@@ -193,6 +198,7 @@ class Experiment:
             ),
             optax.scale_by_learning_rate(schedule),
         )
+        return merge_item.track(tx, config, abstract_params, self.mergeable)
 
 
 def experiment(

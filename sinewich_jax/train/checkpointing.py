@@ -14,10 +14,12 @@ import sinewich_jax
 from sinewich_jax import config as configs
 from sinewich_jax import parallel, storage
 from sinewich_jax.config import Config
+from sinewich_jax.train import merge_item
 from sinewich_jax.train import state as states
 from sinewich_jax.train import workdir as workdirs
 
-# Each is an item of its own, so that a reader (merging, serving) restores only what it needs.
+# Each is an item of its own, so that a reader (merging, serving) restores only what it needs. The
+# item ``merge`` is made from the optimizer's state and only read by merging.
 ITEMS = ("params", "model_state", "weighting", "opt_state")
 
 
@@ -76,6 +78,7 @@ def save(
 ) -> None:
     """Saves a state (in the background; ``store.wait()`` returns when it is on disk)."""
     items = {name: getattr(state, name) for name in ITEMS}
+    items[merge_item.ITEM] = merge_item.exported(state.opt_state)
     store.save(step, {**items, "meta": {**meta, "step": step}})
 
 

@@ -135,6 +135,11 @@ class Evaluator:
                 advance(min(len(self.source), int(batch["index"].max()) + 1))
         return {name: score.compute() for name, score in scores.items()}
 
+    def frequencies(self, state: states.TrainState, constants: Any) -> dict[str, Any]:
+        """``{layer: (T,)}``, ``{}`` where nothing reads frequencies."""
+        diagnostics = self._diagnose(state.params, state.model_state, constants)
+        return jax.device_get(diagnostics["omega"])
+
     def diagnose(self, state: states.TrainState, constants: Any) -> dict[str, float]:
         """Frequencies, modulation index and update cosine as flat scalars."""
         diagnostics = jax.device_get(self._diagnose(state.params, state.model_state, constants))
@@ -384,6 +389,30 @@ def evaluate_workdir(
     if resolution is not None:
         config = from_dict({**dataclasses.asdict(config), "eval_resolution": resolution})
     known = read_references(references, config)
+    evaluator, resumed = open_run(workdir, config, experiment, devices)
+    times = timing.Timer(**resumed.meta["timing"]).summary()
+    return report_run(
+        config, workdir, evaluator, resumed.state, resumed.constants, times, known, boundaries
+    )
+
+
+def open_run(
+    workdir: Path,
+    config: Config,
+    experiment: Any = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> tuple[Evaluator, checkpointing.Resumed]:
+    """The newest whole checkpoint of a run, and what scores it.
+
+    Args:
+      workdir: the work directory.
+      config: the run's, perhaps with another ``eval_resolution`` or ``eval_split``.
+      experiment: the model, tasks and data; None builds what ``config`` names.
+      devices: devices of the mesh; None takes all.
+
+    Raises:
+      CheckpointError: no whole checkpoint.
+    """
     mesh = parallel.make_mesh(devices=devices)
     setup = set_up(config, mesh, experiment)
     with checkpointing.open_store(workdir, config) as store:
@@ -395,11 +424,7 @@ def evaluate_workdir(
     # Padding counts nowhere, so any multiple of the devices scores the same.
     shards = mesh.shape["data"]
     batch_size = -(-config.batch_size // shards) * shards
-    evaluator = Evaluator(setup, batch_size, config.eval_resolution)
-    times = timing.Timer(**resumed.meta["timing"]).summary()
-    return report_run(
-        config, workdir, evaluator, resumed.state, resumed.constants, times, known, boundaries
-    )
+    return Evaluator(setup, batch_size, config.eval_resolution), resumed
 
 
 def flatten(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -108,7 +108,7 @@ def _weights(made: Any, arguments: argparse.Namespace) -> None:
 def _artifact(made: Any, arguments: argparse.Namespace) -> None:
     import numpy as np
 
-    from sinewich_jax.convert import artifact, fold
+    from sinewich_jax.convert import artifact, task_weights
     from sinewich_jax.errors import CheckpointError, ConfigError
 
     size = arguments.image_size or made.config.image_size
@@ -139,7 +139,7 @@ def _artifact(made: Any, arguments: argparse.Namespace) -> None:
     }
     artifact.save_artifact(arguments.out, function, tuple(size), facts)
     print(f"{facts['source']}: task {task}, images of {size[0]} x {size[1]} pixels, any batch")
-    if reason := fold.obstacle(model):
+    if reason := task_weights.obstacle(model):
         print(f"{reason}: the program computes the whole model")
     print(f"largest difference to the adapter model: {gap:.1e} of the largest output")
     print(f"written: {arguments.out} and {arguments.out}.json")

@@ -19,7 +19,15 @@ import jax
 from sinewich_jax import data, parallel
 from sinewich_jax.config import Config
 from sinewich_jax.data import pipeline
-from sinewich_jax.train import checkpointing, evaluate, monitor, signals, timing, writers
+from sinewich_jax.train import (
+    checkpointing,
+    evaluate,
+    merge_item,
+    monitor,
+    signals,
+    timing,
+    writers,
+)
 from sinewich_jax.train import step as steps
 from sinewich_jax.train import workdir as workdirs
 from sinewich_jax.train.references import read_references
@@ -70,6 +78,7 @@ def train(
     # ---- Work directory ----------------------------------------------------------------------
     workdir = Path(workdir).absolute()
     workdirs.prepare(workdir, config)
+    config = workdirs.as_begun(workdir, config)
     if workdirs.is_finished(workdir, config):
         again = " --reference ..." if references else ""
         writers.announce(
@@ -103,6 +112,7 @@ def train(
         if (resumed := checkpointing.resume(store, workdir, placed)) is not None:
             state, constants = resumed.state, resumed.constants
             first_step, base = int(state.step), resumed.meta["base"]
+            start = resumed.meta.get("merge", {}).get("start")
             timer = timing.Timer(**resumed.meta["timing"])
             for step, reason in resumed.skipped:
                 writers.announce(
@@ -111,9 +121,14 @@ def train(
             writers.announce(f"going on from the checkpoint of step {first_step} in {workdir}")
         else:
             base = checkpointing.save_base(workdir, constants)
+            start = merge_item.save_start(workdir / workdirs.BASE, state.params, setup.per_task)
 
         def save(step: int) -> None:
             meta = checkpointing.describe(config, setup.counts, base, timer.record())
+            omega = evaluator.frequencies(state, constants)
+            meta["merge"] = merge_item.describe(
+                config, setup.merge_base, start, omega, setup.per_task
+            )
             checkpointing.save(store, step, state, meta)
 
         # ---- Training ------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sinewich_jax.nn import mobilenet, swin
 from sinewich_jax.nn.clock import ClockSpec
 from sinewich_jax.nn.decoder import DecoderSpec
 from sinewich_jax.nn.mtlora import MTLoRASpec
-from sinewich_jax.nn.sinewich import MultiTaskModel
+from sinewich_jax.nn.sinewich import MultiTaskModel, is_adapter
 from sinewich_jax.nn.tadformer import TADFormerSpec
 from sinewich_jax.nn.task_kernel import TaskSpec
 from sinewich_jax.storage import arrays
@@ -194,11 +193,7 @@ def backbone_weights(config: Config) -> dict[str, Any] | None:
 
 def matched(pretrained: dict[str, Any], flat: dict[str, Any]) -> dict[str, jax.Array]:
     """The pretrained leaves, each checked against the model; adapters alone may stay fresh."""
-    frozen = {
-        path
-        for path in flat
-        if path.startswith("backbone/") and not re.search(r"/(lora_|task/|token_norm/)", path)
-    }
+    frozen = {path for path in flat if path.startswith("backbone/") and not is_adapter(path)}
     if missing := sorted(frozen - pretrained.keys()):
         raise CheckpointError(
             f"the backbone weights lack {len(missing)} parameters of the model, the first is "

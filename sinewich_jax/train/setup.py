@@ -10,6 +10,8 @@ import optax
 from jax.sharding import Mesh
 
 from sinewich_jax.config import Config
+from sinewich_jax.core import trees
+from sinewich_jax.train import merge_item
 from sinewich_jax.train import state as states
 
 
@@ -22,6 +24,8 @@ class Setup:
       tx: its optimizer.
       placed: initial state and constants with their shardings.
       counts: ``{"trainable": N, "total": M}`` parameters.
+      merge_base: the fingerprint of the backbone that the run starts from.
+      per_task: paths of the trained parameters that are not mergeable.
       mesh: the mesh.
     """
 
@@ -29,6 +33,8 @@ class Setup:
     tx: optax.GradientTransformation
     placed: states.Placed
     counts: dict[str, int]
+    merge_base: str
+    per_task: tuple[str, ...]
     mesh: Mesh
 
 
@@ -59,7 +65,10 @@ def set_up(config: Config, mesh: Mesh, experiment: Any = None) -> Setup:
         mesh,
         weighting=experiment.weighting.init(),
     )
-    return Setup(experiment, tx, placed, states.counts(variables, experiment.rules), mesh)
+    counts = states.counts(variables, experiment.rules)
+    per_task = tuple(path for path in trees.flatten_paths(params) if not experiment.mergeable(path))
+    base = merge_item.base_of(variables)
+    return Setup(experiment, tx, placed, counts, base, per_task, mesh)
 
 
 def parameter_counts(experiment: Any) -> dict[str, int]:

@@ -101,6 +101,8 @@ def make_train_step(
         else:
             weights, memory = weighting.weigh(state.weighting, Signals(losses, None, key))
             (grads,) = backward(weights)
+        # What else reads the gradients must not change how XLA rounds them.
+        grads = jax.lax.optimization_barrier(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         if weighting.observe is not None:

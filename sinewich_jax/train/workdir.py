@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -14,8 +15,8 @@ from sinewich_jax.errors import CheckpointError, ConfigError
 
 CONFIG_FILE = "config.json"
 RESULTS_FILE = "results.json"
-CHECKPOINTS = "checkpoints"
-BASE = "base"
+CHECKPOINTS = storage.leaves.CHECKPOINTS
+BASE = storage.leaves.BASE
 PANELS = "panels"
 DIAGNOSTICS = "diagnostics"
 
@@ -53,6 +54,17 @@ def prepare(workdir: Path, config: Config) -> None:
             )
     if parallel.is_main_process():
         make(workdir)
+
+
+def as_begun(workdir: Path, config: Config) -> Config:
+    """``config`` with what was fixed when the run in ``workdir`` began.
+
+    Whether curvature is kept shapes the optimizer's state, not the weights: a run that began with
+    it, or in an earlier version without it, goes on so.
+    """
+    if not (workdir / CONFIG_FILE).exists():
+        return config
+    return dataclasses.replace(config, merge_stats_every=read_config(workdir).merge_stats_every)
 
 
 def make(workdir: Path) -> None:
@@ -95,6 +107,7 @@ def read_config(workdir: Path) -> Config:
     content = read_json(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}, expected the keys of a config")
+    content.setdefault("merge_stats_every", 0)  # earlier versions kept no curvature
     try:
         return configs.from_dict(content)
     except ConfigError as error:
@@ -130,7 +143,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise CheckpointError(
             f"{path.parent} has no {path.name}; expected the work directory of a training run"
         ) from error

@@ -13,7 +13,7 @@ from jax import export
 
 from configs.methods import METHODS
 from sinewich_jax import convert
-from sinewich_jax.convert import artifact, fold
+from sinewich_jax.convert import artifact, fold, task_weights
 from sinewich_jax.errors import ConfigError
 from tests.convert import models
 
@@ -43,11 +43,11 @@ def test_every_method_folds_or_says_why_not(word):
     model, variables = models.of_method(word)
     task = model.heads[0][0]
     if word in WHOLE:
-        assert fold.obstacle(model)
+        assert task_weights.obstacle(model)
         with pytest.raises(ConfigError, match=r"no plain Swin computes .*FILE\.stablehlo"):
             fold.fold_task(model, variables, task)
         return
-    assert fold.obstacle(model) is None
+    assert task_weights.obstacle(model) is None
     folded = fold.fold_task(model, variables, task)
     assert fold.difference(folded, model, variables, models.image(SIZE, 1)) < 1e-5
 

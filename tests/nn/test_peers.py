@@ -67,7 +67,9 @@ def test_tadformer_equals_the_authors_code_with_its_skip_mended(name):
     check(name, "skipfix/")
 
 
-@pytest.mark.parametrize("name", TADFORMER)
+@pytest.mark.parametrize(
+    "name", [pytest.param("tadformer_tiny", marks=pytest.mark.slow), "tadformer_dtf_tiny"]
+)
 def test_tadformer_as_released_is_an_option(name):
     check(name, "", released=True)
 
@@ -76,8 +78,7 @@ def test_tadformer_as_released_is_an_option(name):
     "name",
     [
         "mtlora_tiny",
-        "mtlora_plus_tiny",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in TADFORMER),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mtlora_plus_tiny", *TADFORMER)),
     ],
 )
 def test_gradients_have_the_norms_of_the_authors_code(name):

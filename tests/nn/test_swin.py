@@ -320,8 +320,12 @@ def image() -> jax.Array:
     return jax.random.normal(jax.random.key(0), (2, 32, 48, 3))
 
 
+# What reads frequencies needs XLA as users have it: without optimisation the last bit may differ.
+OPTIMISED = [pytest.param(task, marks=pytest.mark.slow) for task in (dict(), dict(start="zero"))]
+
+
 @pytest.mark.parametrize("axis", ["vmap", "map"])
-@pytest.mark.parametrize("task", [dict(), dict(start="zero"), dict(kind="lora")])
+@pytest.mark.parametrize("task", [*OPTIMISED, dict(kind="lora")])
 def test_untouched_model_is_the_frozen_backbone_bit_for_bit(image, axis, task):
     model = adapted(task=TaskSpec(3, rank=6, **task), task_axis=axis)
     assert_untouched(jax.jit(model.apply), jax.jit(Swin(**FOUR).apply), model, image)

@@ -23,6 +23,7 @@ from sinewich_jax.config import Config, from_dict
 from sinewich_jax.core import weighting
 from sinewich_jax.data.augment import Augment
 from sinewich_jax.data.source import ArraySource, from_arrays
+from sinewich_jax.train import merge_item
 
 TASKS = ("semseg", "depth", "saliency")
 SIZE = (6, 8)
@@ -99,7 +100,11 @@ class FakeExperiment:
 
     def optimizer(self, config: Config, abstract: Any) -> optax.GradientTransformation:
         schedule = optax.linear_schedule(config.learning_rate, 0.0, config.steps)
-        return optax.adamw(schedule, weight_decay=config.weight_decay)
+        tx = optax.adamw(schedule, weight_decay=config.weight_decay)
+        return merge_item.track(tx, config, abstract, self.mergeable)
+
+    def mergeable(self, path: str) -> bool:
+        return merge_item.is_mergeable(path, ())
 
     def normalise(self, image: jax.Array) -> jax.Array:
         return image.astype(jnp.float32) / 127.5 - 1.0

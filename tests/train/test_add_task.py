@@ -229,6 +229,7 @@ def test_nothing_is_trained_that_cannot_be_joined(monkeypatch, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_dry_run_counts_what_the_new_task_trains(two, tmp_path):
     words = ("configs/scenes.py:debug,lora", tmp_path / "new", "--dry_run")
     done = train(*words, "--config.add_task=edge", f"--config.base_run={two}")
@@ -239,11 +240,11 @@ def test_dry_run_counts_what_the_new_task_trains(two, tmp_path):
     assert found == setup.parameter_counts(build.experiment(own))
     assert found["trainable"] < found["total"] / 10
     assert not (tmp_path / "new").exists()
+
+
+def test_what_cannot_be_added_to_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"none has no config\.json"):
         add_task.plan(asks(tmp_path / "none"))
-
-
-def test_what_cannot_be_added_to_is_refused():
     base = learned_clock(CONFIG)
     with pytest.raises(ConfigError, match="has task 'depth' already"):
         add_task.task_config(base, dataclasses.replace(asks("base"), add_task="depth"))

@@ -80,11 +80,16 @@ def test_first_losses_on_eight_devices_equal_those_of_one(across, model):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("across", "model", "expected"),
-    [(8, 1, {"all-reduce": 3}), (4, 2, {"all-reduce": 20, "all-gather": 65})],
+    ("across", "model", "every", "expected"),
+    [
+        (8, 1, 10, {"all-reduce": 3}),
+        (4, 2, 0, {"all-reduce": 20, "all-gather": 65}),
+        # Margins of sharded factors, vectors all of them, are gathered at each tenth step.
+        (4, 2, 10, {"all-reduce": 21, "all-gather": 84}),
+    ],
 )
-def test_collectives_of_the_real_step_are_pinned(across, model, expected):
-    config = dataclasses.replace(get_config("debug"), batch_size=8)
+def test_collectives_of_the_real_step_are_pinned(across, model, every, expected):
+    config = dataclasses.replace(get_config("debug"), batch_size=8, merge_stats_every=every)
     made, run = make(config, 8, data=across, model=model)
     batch = parallel.put_batch(batches(config, 1)[0], made.mesh)
     compiled = run.lower(made.placed.state, made.placed.constants, batch).compile()
@@ -176,7 +181,7 @@ def test_a_head_of_another_width_than_the_data_needs_is_refused(monkeypatch):
         _ = build.experiment(config).train_source
 
 
-def test_given_sources_are_used_instead_of_the_named_data_set():
+def test_given_sources_are_used_instead_of_the_named_data_set(monkeypatch):
     config = dataclasses.replace(get_config("debug"), data="four_arrays", image_size=(32, 32))
     rng = np.random.default_rng(0)
     depth = np.full((4, 40, 32), 3.0, np.float32)
@@ -187,7 +192,10 @@ def test_given_sources_are_used_instead_of_the_named_data_set():
     made = build.experiment(config, own, own)
     assert made.train_source.tasks == made.eval_source.tasks == ("depth",)
     assert made.eval_source[0]["image"].shape == (32, 32, 3)
-    # The heads start at the mean of these labels, not of any other.
+    # The heads start at the mean of these labels, not of any other; no matter where the rest does.
+    shapes = jax.eval_shape(made.init)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    monkeypatch.setattr(build.Experiment, "init", lambda self: zeros)
     run = setup.set_up(config, parallel.make_mesh(devices=jax.devices()[:1]), made)
     bias = run.placed.state.params["decoder"]["output_depth_bias"]
     task = made.tasks[0]
