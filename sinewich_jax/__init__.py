@@ -14,8 +14,8 @@ from sinewich_jax import lazy
 
 __version__ = "0.1.0"
 
-_ROOMS = ("config", "convert", "core", "data", "errors", "merging", "nn", "parallel", "report")
-_ROOMS += ("storage", "tasks", "train")
+_ROOMS = ("config", "convert", "core", "data", "errors", "merging", "nn", "optim", "parallel")
+_ROOMS += ("report", "storage", "tasks", "train")
 
 if TYPE_CHECKING:
     from sinewich_jax import (  # noqa: F401
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         errors,
         merging,
         nn,
+        optim,
         parallel,
         report,
         storage,

@@ -2,13 +2,15 @@
 
 A verb is one row of :data:`VERBS`: its name, the module that implements it, and a line of help.
 The module is imported only when its verb is called; it offers ``add_arguments(parser)`` and
-``run(arguments) -> exit code``.
+``run(arguments) -> exit code``. One that takes options which it cannot declare beforehand also
+offers ``take_rest(arguments, words)`` and gets what the parser does not know.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -27,6 +29,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": (
         "sinewich_jax.train.predict_verb",
         "look at photographs of your own with a run: a picture and one file a task for each",
+    ),
+    "merge": (
+        "sinewich_jax.train.merge_verb",
+        "make one model out of several that were trained from one base, file by file",
+    ),
+    "bench": (
+        "sinewich_jax.bench.verb",
+        "measure time and memory of a part of the library on this machine",
     ),
     "import-backbone": (
         "sinewich_jax.convert.import_verb",
@@ -55,9 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(command: Callable[[], int]) -> int:
     """Runs a command and turns the library's own errors, and a full disk, into one line and 2."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
     except SinewichError as error:
         return fail(str(error))
+    except BrokenPipeError:
+        # Whoever reads, such as ``head``, has seen enough; Python would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         from sinewich_jax.storage.atomic import is_full_disk
 
@@ -97,7 +113,11 @@ def _dispatch(argv: list[str]) -> int:
     module = importlib.import_module(path)
     verb_parser = argparse.ArgumentParser(prog=f"sinewich {verb}", description=text)
     module.add_arguments(verb_parser)
-    return module.run(verb_parser.parse_args(argv[split + 1 :]))
+    if not hasattr(module, "take_rest"):
+        return module.run(verb_parser.parse_args(argv[split + 1 :]))
+    arguments, rest = verb_parser.parse_known_args(argv[split + 1 :])
+    module.take_rest(arguments, rest)
+    return module.run(arguments)
 
 
 def _version() -> str:

@@ -154,6 +154,8 @@ class Config:
       eval_every: steps between evaluations; 0 evaluates at the end only.
       checkpoint_every: steps between checkpoints; 0 saves at the end only.
       max_to_keep: checkpoints kept.
+      merge_stats_every: steps between two recordings of the curvature that merging reads (item
+        ``merge`` of a checkpoint); 0 keeps none. The weights do not depend on it.
       seed: seeds parameters, batches, augmentation and dropout.
       workers: threads that prepare batches.
       mesh: devices along each mesh axis.
@@ -222,6 +224,7 @@ class Config:
     eval_every: int = 0
     checkpoint_every: int = 100
     max_to_keep: int = 3
+    merge_stats_every: int = 10
     seed: int = 0
     workers: int = 2
     mesh: MeshConfig = MeshConfig()
@@ -244,6 +247,7 @@ EXECUTION_KEYS = (
     "eval_every",
     "checkpoint_every",
     "max_to_keep",
+    "merge_stats_every",
     "workers",
     "mesh",
 )
@@ -278,6 +282,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "eval_every": (0, math.inf),
     "checkpoint_every": (0, math.inf),
     "max_to_keep": (1, math.inf),
+    "merge_stats_every": (0, math.inf),
     "seed": (0, 2**31 - 1),
     "workers": (0, math.inf),
     "augment.scale": (1e-3, 1e3),

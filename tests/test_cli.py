@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -190,3 +191,10 @@ def test_make_config_lets_commands_set_what_is_none_by_default(monkeypatch):
     made = configs.from_config_dict(config)
     assert (made.data_dir, made.train_size, made.mesh.model) == ("there", 7, 2)
     assert made.augment.crop == (4, 4) and made.loss_weights == (("depth", 2.0),)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    """``sinewich merge --list | head -1``, and a reader that is gone before anything is written."""
+    command = f"{shlex.quote(sys.executable)} -m sinewich_jax merge --list | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

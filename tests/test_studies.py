@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sinewich_jax import config as configs
@@ -153,3 +154,229 @@ def test_the_page_of_added_tasks_reads_runs_whose_config_is_their_bases(study, t
     for steps, shown in ((study._config(cell).steps - 1, 0), (study._config(cell).steps, 1)):
         (directory / "results.json").write_text(json.dumps({"steps": steps, **facts}))
         assert study_add_task.page(tmp_path).render().count("1,234") == shown
+
+
+# --- merging ------------------------------------------------------------------------------------
+
+
+def fake_merging(study, gain: float = 0.1) -> None:
+    """Leaves results in every cell of a merging study; rules differ by their place in the list."""
+    from benchmarks import merging_digits, merging_optimizers, merging_real
+    from benchmarks.cells import record
+
+    for steps, cells in study.digits_cells().items():
+        for cell in cells:
+            base = {"saliency": 0.9 + steps / 1e4, "live": 0.88, "overlap": 0.8}
+            both = {**base, "curvature": 0.7}
+            agreement = {
+                name: base if name in ("trajectory", "magnitude") else both
+                for name in merging_digits.ESTIMATES
+            }
+            curve = [0.5 + density / 2 for density in merging_digits.DENSITIES]
+            task = {
+                "accuracy": 0.97,
+                "agreement": agreement,
+                "pruning": {name: curve for name in merging_digits.PRUNED_BY},
+            }
+            merged = {name: 0.7 for name in merging_digits.MERGED_BY}
+            record(cell, study.root, {"tasks": {"upright": task}, "merging": merged})
+    for rate, cells in study.tuning_cells().items():
+        for cell in cells:
+            record(cell, study.root, {"expert": {"val": 0.5 + rate}})
+    for seed in study.seeds:
+        facts = {"turn": 0.6, "error": 0.1, "variance": 0.3, "parameters": 10, "seconds": 5.0}
+        record(study.base_cell(seed), study.root, facts)
+        numbers = {"saliency": 0.8, "curvature": 0.7, "curvature_mean": 1e-4, "fisher_mean": 2e-3}
+        numbers |= {"distance": 3.0, "seconds": 40.0, "fisher_seconds": 4.0}
+        rows = {}
+        for place, (name, row) in enumerate(merging_real.ROWS.items()):
+            level = 0.4 + place / 100 + seed / 1000
+            level = 0.4 + gain if name == "curvature_average" else level
+            test = dict.fromkeys(merging_real.TASKS, level)
+            rows[name] = {"options": row.grid[-1], "val": [], "test": test}
+        for rate in study.merge_rates():
+            for cell in study.expert_cells(seed, rate).values():
+                scores = {"expert": {"test": 0.9}, "probe": {"test": 0.595}}
+                record(cell, study.root, scores | numbers)
+            record(study.merge_cell(seed, rate), study.root, rows)
+    names = list(merging_optimizers.OPTIMIZERS)
+    for place, name in enumerate(names):
+        for cell in study.sweep_cells(name):
+            losses = [(0.1 + i + place / 10) for i in range(len(study.sweep["rates"]) - 1)]
+            values = {"loss": [*losses, None], "accuracy": [0.9 for _ in losses] + [None]}
+            record(cell, study.root, values)
+    counts = {"parameters": 100, **dict.fromkeys(names, 200)}
+    record(study.bytes_cell(), study.root, {"digits": counts})
+    ones = dict.fromkeys(names, 1.0)
+    record(study.time_cell(), study.root, {"ratio": ones, "seconds": ones})
+
+
+@pytest.fixture
+def merging_page(study):
+    """Writes the page of a study and gives the text of its lines without padding."""
+    from benchmarks import merging_page
+
+    def render(one, folder: Path) -> list[str]:
+        merging_page.write(one, folder)
+        lines = (folder / "merging.md").read_text().splitlines()
+        return [" ".join(line.split()) for line in lines]
+
+    return render
+
+
+def test_the_merging_page_says_not_run_and_draws_nothing(study, tmp_path, merging_page):
+    from benchmarks.merging_plan import full
+
+    text = "\n".join(merging_page(full(tmp_path / "root"), tmp_path))
+    assert text.count("not run") > 100 and "nan" not in text and "None" not in text
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_the_merging_page_compares_seed_by_seed(study, tmp_path, merging_page):
+    from benchmarks.merging_plan import full
+
+    whole = full(tmp_path / "root")
+    fake_merging(whole)
+    lines = merging_page(whole, tmp_path)
+    text = "\n".join(lines)
+    assert "not run" not in text and "nan" not in text and "None" not in text
+    row, _ = [line for line in lines if line.startswith("| curvature_average less average ")]
+    assert "9.90 ± 0.10 (+10.00, +9.90, +9.80)" in row
+    assert "`curvature_average` beats `average`: +9.90 points, above it in 3 of 3 seeds." in text
+    assert "`curvature_average` does not beat `fisher`" in text
+    assert "0.503 (chosen)" in text
+    assert "3 of 3 diverged" in text and "scale 0.03, 0.05, 0.075, 0.1, 0.15, 0.2" in text
+    assert text.count("has 0.595, and `adamerging by leaf` of them is above that.") == 2
+    assert "| emr ‡ |" in text and "| tall † ‡ |" in text and "| adamerging by task † § |" in text
+    names = {path.name for path in tmp_path.glob("*.png")}
+    words = ("agreement", "pruning", "rates", "rules", "rules_gentle")
+    assert names == {f"merging_{word}.png" for word in words}
+    fake_merging(whole, gain=-0.1)
+    text = "\n".join(merging_page(whole, tmp_path))
+    assert "`curvature_average` does not beat `average`" in text
+
+
+def test_changed_settings_make_other_merging_cells(study, tmp_path):
+    import dataclasses
+
+    from benchmarks.cells import Cell, load_arrays, record, result, save_arrays
+    from benchmarks.merging_plan import full
+
+    cell = Cell.of("base", seed=1, steps=10)
+    assert result(cell, tmp_path) is None
+    record(cell, tmp_path, {"turn": 0.5})
+    assert result(Cell.of("base", steps=10, seed=1), tmp_path) == {"turn": 0.5}
+    assert result(Cell.of("base", seed=1, steps=11), tmp_path) is None
+    one = full(tmp_path)
+    other = dataclasses.replace(one, base={**one.base, "steps": 7})
+    assert one.expert_cell(0, "mnist", 1e-3) != other.expert_cell(0, "mnist", 1e-3)
+    assert one.merge_rates() == []
+    fake_merging(one)
+    assert one.merge_rates() == [3e-3, 1e-3] and other.merge_rates() == []
+    tree = {"a": {"b": np.arange(3)}, "c": np.ones(2)}
+    save_arrays(cell.arrays(tmp_path), tree)
+    assert load_arrays(cell.arrays(tmp_path))["a"]["b"].tolist() == [0, 1, 2]
+
+
+def test_stages_wait_for_what_they_need(study, tmp_path, monkeypatch):
+    from benchmarks.cells import record
+    from benchmarks.merging_plan import TUNING_SEED, full
+
+    monkeypatch.delenv("SINEWICH_DATA", raising=False)
+    one = full(tmp_path)
+    assert {cell.kind for cell in one.cells("first", "abcd")} == {"digits", "bytes", "sweep"}
+    assert {cell.kind for cell in one.cells("first", "a")} == {"digits"}
+    assert [cell.kind for cell in one.cells("time", "d")] == ["time"]
+    assert "time" not in one.stages("abc")
+    monkeypatch.setenv("SINEWICH_DATA", str(tmp_path))
+    assert {cell.kind for cell in one.cells("first", "c")} == {"base"}
+    assert not one.cells("tuning", "c") and not one.cells("experts", "c")
+    record(one.base_cell(TUNING_SEED), tmp_path, {})
+    record(one.base_cell(1), tmp_path, {})
+    assert len(one.cells("tuning", "c")) == 9 and not one.cells("experts", "c")
+    for rate, cells in one.tuning_cells().items():
+        for cell in cells:
+            record(cell, tmp_path, {"expert": {"val": rate}})
+    experts = one.cells("experts", "c")
+    assert len(experts) == 16 and not one.cells("merges", "c")
+    for cell in experts:
+        record(cell, tmp_path, {})
+    merges = [cell.settings for cell in one.cells("merges", "c")]
+    assert [(merge["seed"], merge["rate"]) for merge in merges] == [(1, 3e-3), (1, 1e-3)]
+
+
+def test_a_cell_that_fails_or_has_no_time_is_not_run(study, tmp_path):
+    import time
+
+    from benchmarks.cells import Cell, result, run
+
+    assert result(Cell.of("base", seed=0), tmp_path) is None
+    run(["no_such_module"], [Cell.of("base", seed=0)], tmp_path, time.monotonic() + 60, jobs=1)
+    assert result(Cell.of("base", seed=0), tmp_path) is None
+    (log,) = tmp_path.rglob("*.log")
+    assert "No module named no_such_module" in log.read_text()
+    run(["no_such_module"], [Cell.of("base", seed=1)], tmp_path, time.monotonic(), jobs=1)
+    assert len(list(tmp_path.rglob("*.log"))) == 1  # no time left: not begun
+
+
+def test_rank_correlation_and_overlap(study):
+    from benchmarks.merging_agreement import rank_correlation, top_overlap
+
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 200))
+    assert rank_correlation(a, np.exp(3 * a)) == pytest.approx(1)
+    assert rank_correlation(a, -(a**3)) == pytest.approx(-1)
+    from scipy import stats
+
+    tied = np.round(b)
+    assert rank_correlation(a, tied) == pytest.approx(stats.spearmanr(a, tied).statistic)
+    assert top_overlap(a, a) == 1 and top_overlap(a, -a) == 0
+    assert top_overlap(np.arange(10), np.arange(10)[[0, 1, 2, 3, 4, 5, 6, 7, 9, 8]], 0.1) == 0
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_patches_are_what_a_convolution_multiplies(study, strides):
+    import flax.linen as nn
+    import jax
+
+    from benchmarks.merging_real import patches
+
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    layer = nn.Conv(5, (3, 3), strides=strides, use_bias=False)
+    params = layer.init(jax.random.key(1), x)
+    rows = patches(x, (3, 3), strides) @ params["params"]["kernel"].reshape(-1, 5)
+    np.testing.assert_allclose(rows, layer.apply(params, x).reshape(-1, 5), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_all_of_the_eight_tasks_part_runs_on_made_up_images(study, tmp_path, monkeypatch):
+    from benchmarks import merging_real
+    from benchmarks.cells import record, result
+    from benchmarks.merging_plan import tiny
+
+    tasks = merging_real.TUNING_TASKS[:2]
+    monkeypatch.setenv("SINEWICH_DATA", str(tmp_path))
+    monkeypatch.setattr(merging_real, "TASKS", tasks)
+    monkeypatch.setattr(merging_real, "TUNING_TASKS", tasks[:1])
+    merging_real.load.cache_clear()
+    (tmp_path / "cls").mkdir()
+    rng = np.random.default_rng(0)
+    for channels, task in zip((1, 3), tasks, strict=True):
+        arrays = {}
+        for split, count in (("train", 40), ("val", 20), ("test", 20)):
+            arrays[f"{split}_x"] = rng.integers(256, size=(count, 32, 32, channels), dtype="uint8")
+            arrays[f"{split}_y"] = (np.arange(count) % 3).astype(np.int16)
+        np.savez(tmp_path / "cls" / f"{task}.npz", **arrays)
+    one = tiny(tmp_path / "root")
+    for stage in one.stages("c"):
+        for cell in one.cells(stage, "c"):
+            record(cell, one.root, one.call(cell))
+    merging_real.load.cache_clear()
+    best = one.merge_rates()[-1]
+    found = result(one.merge_cell(0, best), one.root)
+    assert set(found) == set(merging_real.ROWS)
+    for name, row in merging_real.ROWS.items():
+        assert found[name]["options"] in row.grid and set(found[name]["test"]) == set(tasks)
+        assert len(found[name]["val"]) == (len(row.grid) if row.tuned else 0)
+    facts = result(one.expert_cells(0, best)["gtsrb"], one.root)
+    assert -1 <= facts["saliency"] <= 1 and facts["fisher_mean"] > 0 and facts["distance"] > 0
