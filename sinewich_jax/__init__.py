@@ -15,7 +15,7 @@ from sinewich_jax import lazy
 __version__ = "0.1.0"
 
 _ROOMS = ("config", "convert", "core", "data", "errors", "merging", "nn", "optim", "parallel")
-_ROOMS += ("report", "storage", "tasks", "train")
+_ROOMS += ("report", "storage", "switches", "tasks", "train")
 
 if TYPE_CHECKING:
     from sinewich_jax import (  # noqa: F401
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         parallel,
         report,
         storage,
+        switches,
         tasks,
         train,
     )
