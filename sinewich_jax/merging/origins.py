@@ -2,8 +2,10 @@
 
 Runs say it in their checkpoints: the frozen parameters that they share (``base``), the backbone
 that they started from (``start``), their batch size, which leaves belong to their tasks
-(``per_task``) and the frequencies at which task kernels are read (``frequencies``). Plain files may
-name the model they were trained from as ``base_fingerprint``; most say nothing.
+(``per_task``), which are factors of adapters (``factors``), which of those are read at frequencies
+(``sine_factors``) and at which (``frequencies``), and what the names of shared leaves begin with
+(``prefix``). Plain files may name the model they were trained from as ``base_fingerprint``; most
+say nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +20,13 @@ from sinewich_jax.errors import ConfigError, SinewichError
 from sinewich_jax.storage.fingerprint import Fingerprint
 from sinewich_jax.storage.leaves import LeafSource, Shards
 
-_BACKBONE = "backbone/"
-_FACTORS = re.compile(r".*/(lora_(up|down)|task/.*)")
-
 
 def named_as(base: LeafSource, source: LeafSource) -> LeafSource:
     """A run's leaves under the names of the base, where that is the file of a bare backbone."""
-    if any(name.startswith(_BACKBONE) for name in base.names):
+    prefix = _prefix(source)
+    if any(name.startswith(prefix) for name in base.names):
         return source
-    homes = {name.removeprefix(_BACKBONE): (source, name) for name in source.names}
+    homes = {name.removeprefix(prefix): (source, name) for name in source.names}
     if len(homes) < len(source.names) or homes.keys() == set(source.names):
         return source
     return Shards(source.path, homes, source.metadata, source.notes)
@@ -34,12 +34,7 @@ def named_as(base: LeafSource, source: LeafSource) -> LeafSource:
 
 def own_leaves(experts: Mapping[str, LeafSource]) -> str:
     """A pattern for what runs say belongs to their tasks; of plain files nothing does."""
-    own = {
-        path
-        for source in experts.values()
-        for path in json.loads(source.metadata.get("per_task", "[]"))
-    }
-    own |= {path.removeprefix(_BACKBONE) for path in own}
+    own = set[str]().union(*(_listed(source, "per_task") for source in experts.values()))
     return "|".join(map(re.escape, sorted(own))) or r"(?!)"
 
 
@@ -84,9 +79,9 @@ def check_curvature(rule: str, name: str, expert: LeafSource) -> None:
         )
 
 
-def notes(merged: tuple[str, ...]) -> tuple[str, ...]:
+def notes(experts: Mapping[str, LeafSource], merged: tuple[str, ...]) -> tuple[str, ...]:
     """What a user should know of the leaves that are merged."""
-    factors = [name for name in merged if _FACTORS.fullmatch(name)]
+    factors = set(merged).intersection(*(_listed(s, "factors") for s in experts.values()))
     if not factors:
         return ()
     return (
@@ -145,12 +140,10 @@ def _check_starts(experts: Mapping[str, LeafSource]) -> None:
 
 def _check_frequencies(experts: Mapping[str, LeafSource], merged: tuple[str, ...]) -> None:
     """Refuses shared factors that are read at other frequencies; a kernel is the sine of both."""
-    if not any("/task/" in name for name in merged):
-        return
     tables = {
         name: json.loads(source.metadata["frequencies"])
         for name, source in experts.items()
-        if "frequencies" in source.metadata
+        if _listed(source, "sine_factors") & set(merged)
     }
     (first, *others) = tables or [None]
     for name in others:
@@ -164,6 +157,17 @@ def _check_frequencies(experts: Mapping[str, LeafSource], merged: tuple[str, ...
                     "(the backbone file as --base, or --expert NAME=WORKDIR@TASK), or leave the "
                     "factors out with --keep"
                 )
+
+
+def _prefix(source: LeafSource) -> str:
+    """What the names of a run's shared leaves begin with and those of a bare backbone do not."""
+    return json.loads(source.metadata.get("prefix", '""'))
+
+
+def _listed(source: LeafSource, fact: str) -> set[str]:
+    """The leaves that a model lists under a fact, by the names in the run and in the bare one."""
+    paths = json.loads(source.metadata.get(fact, "[]"))
+    return {*paths, *(path.removeprefix(_prefix(source)) for path in paths)}
 
 
 def _numbers(values: np.ndarray) -> str:

@@ -204,7 +204,7 @@ def make_plan(rule: Rule, inputs: Inputs, keep: str | None = None, only: str | N
         bytes_read=together * (1 + len(experts)),
         bytes_written=written,
         memory=memory + _RUNTIME,
-        notes=inputs.notes + origins.notes(merged),
+        notes=inputs.notes + origins.notes(experts, merged),
     )
 
 

@@ -45,6 +45,11 @@ def is_adapter(path: str) -> bool:
     return any(re.fullmatch(pattern, path) for pattern in BACKBONE_ADAPTERS)
 
 
+def is_sine_factor(path: str) -> bool:
+    """Whether the parameter ``backbone/...`` becomes kernels by the sine at each task's frequency."""
+    return re.fullmatch(r"backbone/.*/task/.*", path) is not None
+
+
 def path_rules(trainable: tuple[str, ...] = ()) -> tuple[tuple[str, str], ...]:
     """Rules that put every parameter into the ``trainable`` or the ``frozen`` tree.
 

@@ -27,6 +27,8 @@ from sinewich_jax.storage.manifest import MANIFEST
 # What a run's work directory calls the folders of its steps and of its frozen base.
 CHECKPOINTS = "checkpoints"
 BASE = "base"
+# What the names of a run's shared parameters begin with, and those of a bare backbone do not.
+BACKBONE = "backbone/"
 
 _INDEX = ".safetensors.index.json"
 _PICKLES = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}

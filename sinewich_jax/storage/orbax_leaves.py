@@ -32,6 +32,9 @@ FACTS = {
     "batch_size": "batch_size",
     "per_task": "per_task",
     "frequencies": "frequencies",
+    "prefix": "prefix",
+    "factors": "factors",
+    "sine_factors": "sine_factors",
 }
 
 
@@ -148,7 +151,9 @@ def open_step(folder: Path, item: str, notes: tuple[str, ...] = ()) -> LeafSourc
                     homes[path] = (opened[1], name)
         metadata = {"step": str(manifest.step)} | ({} if mark is None else {"base": mark})
         if (facts := meta.get("merge")) is not None:
-            metadata |= {name: json.dumps(facts[key]) for name, key in FACTS.items()}
+            metadata |= {
+                name: json.dumps(facts[key]) for name, key in FACTS.items() if key in facts
+            }
         return Shards(folder, homes, metadata, notes)
     except BaseException:
         for source in opened:

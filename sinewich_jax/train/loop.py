@@ -127,7 +127,7 @@ def train(
             meta = checkpointing.describe(config, setup.counts, base, timer.record())
             omega = evaluator.frequencies(state, constants)
             meta["merge"] = merge_item.describe(
-                config, setup.merge_base, start, omega, setup.per_task
+                config, setup.merge_base, start, omega, setup.per_task, setup.shared
             )
             checkpointing.save(store, step, state, meta)
 

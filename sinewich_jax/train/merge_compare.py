@@ -19,11 +19,11 @@ from sinewich_jax.errors import ConfigError, SinewichError
 from sinewich_jax.merging import stream
 from sinewich_jax.report import compare_methods
 from sinewich_jax.report.tables import markdown_table
+from sinewich_jax.storage.leaves import BACKBONE
 from sinewich_jax.train import evaluate, merge_tasks
 from sinewich_jax.train import workdir as workdirs
 
 EXPERTS = "the experts"
-_BACKBONE = "backbone/"
 Progress = Callable[[int, int, str], None]
 
 
@@ -180,7 +180,7 @@ def _replaced(params: Any, leaves: Mapping[str, Any]) -> Any:
     """The parameters with merged leaves in place, where they lay."""
 
     def choose(path: str, leaf: Any) -> Any:
-        found = leaves.get(path, leaves.get(path.removeprefix(_BACKBONE)))
+        found = leaves.get(path, leaves.get(path.removeprefix(BACKBONE)))
         if found is None:
             return leaf
         if found.shape != leaf.shape:

@@ -23,17 +23,18 @@ from sinewich_jax import optim, parallel, storage
 from sinewich_jax.config import Config
 from sinewich_jax.core import trees
 from sinewich_jax.errors import ConfigError
+from sinewich_jax.nn.sinewich import is_adapter, is_sine_factor
 from sinewich_jax.storage.fingerprint import Fingerprint, fingerprint
+from sinewich_jax.storage.leaves import BACKBONE
 
 ITEM = "merge"
 DECAY = 0.999
-_SHARED = re.compile(r"backbone/.*")
 
 
 def is_mergeable(path: str, own_rows: tuple[str, ...]) -> bool:
     """Whether tasks share the parameter ``path``; ``own_rows`` match what has a row for each."""
     own = any(re.fullmatch(pattern, path) for pattern in own_rows)
-    return bool(_SHARED.fullmatch(path)) and not own
+    return path.startswith(BACKBONE) and not own
 
 
 def track(
@@ -93,6 +94,7 @@ def describe(
     start: str | None,
     frequencies: Any,
     per_task: Sequence[str],
+    shared: Sequence[str],
 ) -> dict[str, Any]:
     """The JSON beside the item: what has to agree, or to be known, when runs are merged.
 
@@ -102,6 +104,7 @@ def describe(
       start: of :func:`save_start`.
       frequencies: ``{layer: (T,)}``, ``{}`` where nothing reads them.
       per_task: the trained parameters that are not mergeable.
+      shared: those that are.
     """
     return {
         "format_version": 1,
@@ -116,6 +119,9 @@ def describe(
             layer: np.asarray(omega, np.float64).tolist() for layer, omega in frequencies.items()
         },
         "per_task": sorted(per_task),
+        "prefix": BACKBONE,
+        "factors": sorted(filter(is_adapter, shared)),
+        "sine_factors": sorted(filter(is_sine_factor, shared)) if frequencies else [],
     }
 
 
@@ -126,6 +132,6 @@ def base_of(variables: dict[str, Any]) -> str:
     """
     digest = Fingerprint()
     for path, leaf in sorted(trees.flatten_paths(variables["params"]).items()):
-        if _SHARED.fullmatch(path):
+        if path.startswith(BACKBONE):
             digest.add(path, np.asarray(leaf))
     return str(digest)

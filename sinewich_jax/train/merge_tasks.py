@@ -26,12 +26,18 @@ import numpy as np
 from sinewich_jax.errors import CheckpointError, ConfigError
 from sinewich_jax.merging.plan import Model, open_base
 from sinewich_jax.storage.fingerprint import Fingerprint
-from sinewich_jax.storage.leaves import CHECKPOINTS, LeafSource, LeafSpec, Shards, open_leaves
+from sinewich_jax.storage.leaves import (
+    BACKBONE,
+    CHECKPOINTS,
+    LeafSource,
+    LeafSpec,
+    Shards,
+    open_leaves,
+)
 
 if TYPE_CHECKING:
     from sinewich_jax.convert.task_weights import TaskWeights
 
-_BACKBONE = "backbone/"
 _NO_CURVATURE = "a run keeps the curvature of its factors, and kernels have another"
 
 
@@ -131,7 +137,7 @@ class TaskLeaves(LeafSource):
         self._homes = {
             name.removeprefix("params/"): name
             for name in source.names
-            if name.startswith("params/") and not name.startswith(f"params/{_BACKBONE}")
+            if name.startswith("params/") and not name.startswith(f"params/{BACKBONE}")
         }
         specs |= {name: source.spec(home) for name, home in self._homes.items()}
         metadata = {
@@ -192,14 +198,14 @@ def _task(workdir: Path, tasks: tuple[str, ...], task: str | None, name: str | N
 
 def _backbone(source: LeafSource) -> dict[str, str]:
     """The name that each leaf of a backbone has in a file of it alone -> its name here."""
-    inside = [name for name in source.names if name.startswith(_BACKBONE)]
-    return {name.removeprefix(_BACKBONE): name for name in inside or source.names}
+    inside = [name for name in source.names if name.startswith(BACKBONE)]
+    return {name.removeprefix(BACKBONE): name for name in inside or source.names}
 
 
 def _has_adapters(source: LeafSource) -> bool:
     from sinewich_jax.nn.sinewich import is_adapter
 
-    return any(is_adapter(f"{_BACKBONE}{name}") for name in _backbone(source))
+    return any(is_adapter(f"{BACKBONE}{name}") for name in _backbone(source))
 
 
 def _plain(source: LeafSource) -> Shards:
@@ -207,7 +213,7 @@ def _plain(source: LeafSource) -> Shards:
     from sinewich_jax.nn.sinewich import is_adapter
 
     names = _backbone(source)
-    homes = {n: (source, name) for n, name in names.items() if not is_adapter(f"{_BACKBONE}{n}")}
+    homes = {n: (source, name) for n, name in names.items() if not is_adapter(f"{BACKBONE}{n}")}
     return Shards(source.path, homes, source.metadata, source.notes)
 
 

@@ -26,6 +26,7 @@ class Setup:
       counts: ``{"trainable": N, "total": M}`` parameters.
       merge_base: the fingerprint of the backbone that the run starts from.
       per_task: paths of the trained parameters that are not mergeable.
+      shared: paths of those that are.
       mesh: the mesh.
     """
 
@@ -35,6 +36,7 @@ class Setup:
     counts: dict[str, int]
     merge_base: str
     per_task: tuple[str, ...]
+    shared: tuple[str, ...]
     mesh: Mesh
 
 
@@ -66,9 +68,11 @@ def set_up(config: Config, mesh: Mesh, experiment: Any = None) -> Setup:
         weighting=experiment.weighting.init(),
     )
     counts = states.counts(variables, experiment.rules)
-    per_task = tuple(path for path in trees.flatten_paths(params) if not experiment.mergeable(path))
+    paths = tuple(trees.flatten_paths(params))
+    shared = tuple(filter(experiment.mergeable, paths))
+    per_task = tuple(path for path in paths if path not in set(shared))
     base = merge_item.base_of(variables)
-    return Setup(experiment, tx, placed, counts, base, per_task, mesh)
+    return Setup(experiment, tx, placed, counts, base, per_task, shared, mesh)
 
 
 def parameter_counts(experiment: Any) -> dict[str, int]:

@@ -115,7 +115,10 @@ def test_factors_that_are_read_at_other_frequencies_are_refused(tmp_path):
     flat = {"stage0_block1/fc1/task/up": np.ones((2, 2), np.float32)}
     paths = {}
     for name, omega in (("base", None), ("a", [0.6, 1.4]), ("b", [0.6, 1.4]), ("c", [0.6, 1.3])):
-        facts = {} if omega is None else {"frequencies": json.dumps({"stage0/fc1": omega})}
+        facts = {}
+        if omega is not None:
+            facts = {"frequencies": {"stage0/fc1": omega}, "sine_factors": list(flat)}
+            facts = {key: json.dumps(fact) for key, fact in facts.items()}
         paths[name] = tmp_path / f"{name}.safetensors"
         storage.save_safetensors(paths[name], flat, facts)
     base = paths.pop("base")
