@@ -24,9 +24,9 @@ COMPILES_FAST = (
     "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
     " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 )
-# XLA may run collectives that do not depend on each other at once, each device's on threads that all
-# devices share. On fewer threads than devices (eight fake ones on two cores) every thread can come
-# to wait for a device that has none left: XLA aborts the process after 40 s.
+# XLA may run collectives that do not depend on each other at once, each device's on threads that
+# all devices share. On fewer threads than devices (eight fake ones on two cores) every thread can
+# come to wait for a device that has none left: XLA aborts the process after 40 s.
 ONE_COLLECTIVE_AT_A_TIME = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 
@@ -37,7 +37,8 @@ def pytest_configure(config):
     """
     if config.getoption("markexpr") == "not slow":
         os.environ.setdefault("XLA_FLAGS", COMPILES_FAST)
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_COLLECTIVE_AT_A_TIME}".strip()
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} {ONE_COLLECTIVE_AT_A_TIME}".strip()
 
 
 def pytest_collection_finish(session):
