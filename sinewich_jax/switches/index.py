@@ -1,0 +1,286 @@
+"""The tasks of a bank as its log tells them: what was added, replaced, removed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sinewich_jax.errors import did_you_mean
+from sinewich_jax.switches import entries, fields, header
+from sinewich_jax.switches.entries import LeafEntry, Place
+from sinewich_jax.switches.leaf import plane_bytes
+from sinewich_jax.switches.log import ALIGNMENT, Record, SwitchBankError
+from sinewich_jax.switches.log_file import LogFile
+from sinewich_jax.switches.records import is_bare
+
+HEADER, BLOBS, INDEX, REMOVE, ROUTER = range(2, 7)
+_LONGEST_NAME = 200
+# What deflate can make of a byte, and the plane of a leaf of half a billion entries.
+_EXPANSION, _ALWAYS = 1024, 64 << 20
+
+
+class Stored(NamedTuple):
+    """Blobs and the JSON that says what they are.
+
+    Attributes:
+      blobs: the record of the blobs.
+      index: the record of the JSON.
+      content: the JSON.
+    """
+
+    blobs: Record
+    index: Record
+    content: Any
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the disk, with heads, padding and commit mark."""
+        return self.index.end - self.blobs.start + ALIGNMENT
+
+
+@dataclasses.dataclass
+class Contents:
+    """All that is in a bank, without its blobs.
+
+    Attributes:
+      base: what the header says of it, or None.
+      frequencies: what the header says of them, or None.
+      tasks: name -> task, in the order in which they were added.
+      router: what is stored of it, or None.
+    """
+
+    base: header.Base | None
+    frequencies: str | None
+    tasks: dict[str, Stored] = dataclasses.field(default_factory=dict)
+    router: Stored | None = None
+
+
+def read(log: LogFile) -> Contents:
+    """Reads all changes of a log.
+
+    Raises:
+      SwitchBankError: a checksum differs, or records that no bank holds.
+    """
+    if len(log.changes[0]) != 1 or log.changes[0][0].kind != HEADER:
+        raise SwitchBankError(f"{log.path} does not begin with the header of a switch bank")
+    contents = Contents(*_parsed(log, log.changes[0][0], header.from_json))
+    for change in log.changes[1:]:
+        apply(contents, log, change)
+    return contents
+
+
+def apply(contents: Contents, log: LogFile, change: tuple[Record, ...]) -> None:
+    """Takes in one change.
+
+    Raises:
+      SwitchBankError: a checksum differs, or it is none that banks have.
+    """
+    blobs = None
+    for record in change:
+        if record.kind == BLOBS and blobs is None:
+            blobs = record
+        elif record.kind == INDEX and blobs is not None:
+            content, name = _parsed(log, record, _task)
+            if name in contents.tasks:
+                raise SwitchBankError(f"{log.path} adds the task {name!r} twice")
+            contents.tasks[name], blobs = Stored(blobs, record, content), None
+        elif record.kind == REMOVE and blobs is None:
+            name = _parsed(log, record, _removed)
+            if contents.tasks.pop(name, None) is None:
+                raise SwitchBankError(f"{log.path} removes the task {name!r}, which is not there")
+        elif record.kind == ROUTER and blobs is not None:
+            content = _parsed(log, record, lambda content: content)
+            contents.router = None if content is None else Stored(blobs, record, content)
+            blobs = None
+        else:
+            raise SwitchBankError(
+                f"{log.path} has a record of kind {record.kind} at byte {record.start}, where no "
+                "bank of this version has one"
+            )
+    if blobs is not None:
+        raise SwitchBankError(f"{log.path} has blobs at byte {blobs.start} that nothing names")
+
+
+class Sizes(NamedTuple):
+    """Bytes on the disk, with heads, padding and commit marks.
+
+    Attributes:
+      header: of the beginning of the file.
+      router: of the router.
+      tasks: of each task.
+    """
+
+    header: int
+    router: int
+    tasks: dict[str, int]
+
+
+def sizes(contents: Contents, log: LogFile) -> Sizes:
+    """What takes how much; the rest was removed."""
+    router = 0 if contents.router is None else contents.router.nbytes
+    tasks = {name: task.nbytes for name, task in contents.tasks.items()}
+    return Sizes(log.changes[0][0].end + ALIGNMENT, router, tasks)
+
+
+def leaves(stored: Stored, base: header.Base | None) -> Iterator[LeafEntry]:
+    """What the index of a task says of its leaves, checked against the base and the blobs.
+
+    Raises:
+      ValueError: one of them cannot be; the leaf is named.
+    """
+    seen: set[str] = set()
+    blobs: list[Place] = []
+    for number, content in enumerate(stored.content["leaves"]):
+        name = content.get("path") if isinstance(content, dict) else None
+        try:
+            entry = entries.from_json(content)
+            if entry.path in seen:
+                raise ValueError("it occurs twice")
+            check_leaf(entry.path, entry.shape, base)
+        except ValueError as error:
+            raise ValueError(f"leaf {str(name)[:80]!r} (number {number}): {error}") from error
+        seen.add(entry.path)
+        blobs += entry.blobs
+        yield entry
+    check_places(blobs, stored.blobs.length)
+
+
+def check_leaf(path: str, shape: tuple[int, ...], base: header.Base | None) -> None:
+    """Compares a leaf with the base.
+
+    Raises:
+      ValueError: the base has none of that path, or of another shape.
+    """
+    if base is None:
+        return
+    if path not in base.leaves:
+        # Hostile files: looking for the nearest of many long names would take its time.
+        near = len(path) < 200 and len(base.leaves) < 5_000
+        hint = did_you_mean(path, base.leaves)[:400] if near else ""
+        raise ValueError(f"the base has no such leaf{hint}")
+    if base.leaves[path].shape != shape:
+        raise ValueError(f"its shape is {shape}, expected {base.leaves[path].shape} as in the base")
+
+
+def check_places(blobs: list[Place], length: int) -> None:
+    """Blobs have to be in the payload, and no two in the same place.
+
+    Raises:
+      ValueError: one is not.
+    """
+    end = 0
+    for place in sorted(blobs):
+        if place.offset < end:
+            raise ValueError(f"the blob at {place.offset} overlaps the one before, up to {end}")
+        end = place.offset + place.length
+        if end > length:
+            raise ValueError(
+                f"the blob at {place.offset} ends at {end}, behind the {length} bytes of all"
+            )
+
+
+def memory_limit(file_bytes: int) -> int:
+    """How many bytes of planes a file may ask for whose shapes nobody vouches for."""
+    return _EXPANSION * file_bytes + _ALWAYS
+
+
+def check_memory(found: Iterable[LeafEntry], limit: int | None) -> int:
+    """A few bytes may say that they are the mask of a very large leaf: that has a limit.
+
+    Returns:
+      The bytes of the largest plane of a leaf that does not change.
+
+    Raises:
+      ValueError: the planes would take more than the limit.
+    """
+    empty = planes = 0
+    for entry in found:
+        if is_bare(entry):
+            empty = max(empty, plane_bytes(entry.size))
+        elif entry.kind == "switch":
+            planes += (entry.bits + 1) * plane_bytes(entry.size)
+    if limit is not None and empty + planes > limit:
+        raise ValueError(
+            f"its planes would take {empty + planes} bytes of memory, and a file of this size may "
+            f"ask for {limit}; if its shapes are right, pass the base when opening it"
+        )
+    return empty
+
+
+def check_name(name: Any) -> str:
+    """The name of a task.
+
+    Raises:
+      ValueError: not 1 to 200 printable characters.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+        shown = repr(name)
+        raise ValueError(
+            f"the name of a task is {shown if len(shown) < 80 else shown[:77] + '...'}, expected 1 "
+            f"to {_LONGEST_NAME} printable characters"
+        )
+    return name
+
+
+def router_fields(stored: Stored, fetch: fields.Fetch) -> dict[str, Any]:
+    """What is stored of the router.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    check_places(fields.places(stored.content), stored.blobs.length)
+    found = fields.unpack(stored.content, fetch)
+    for name, value in found.items():
+        if name not in _ROUTER or not _ROUTER[name](value):
+            raise ValueError(f"its {name[:40]!r} is nothing that a router has there")
+    return found
+
+
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind == "f"
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+# A router checks what its fields mean, and may rely on what they are.
+_ROUTER: dict[str, Callable[[Any], bool]] = {
+    "features": _is_matrix,
+    "tasks": lambda v: isinstance(v, np.ndarray) and v.ndim == 1 and v.dtype.kind in "iu",
+    "names": _is_words,
+    "k": lambda v: type(v) is int and v < 1 << 31,
+    "metric": lambda v: isinstance(v, str),
+    "weighting": lambda v: isinstance(v, str),
+    "projection": lambda v: v is None or _is_matrix(v),
+    "threshold": lambda v: v is None or type(v) is float,
+    "extractor": lambda v: isinstance(v, str),
+}
+
+
+def _task(content: Any) -> tuple[dict[str, Any], str]:
+    if not isinstance(content, dict) or set(content) != {"name", "meta", "leaves"}:
+        raise ValueError("a task is no object of name, meta and leaves")
+    if not isinstance(content["meta"], dict) or not isinstance(content["leaves"], list):
+        raise ValueError("the meta of a task is no object, or its leaves are no list")
+    return content, check_name(content["name"])
+
+
+def _removed(content: Any) -> str:
+    if not isinstance(content, dict) or set(content) != {"name"}:
+        raise ValueError("a removal is no object of a name")
+    return check_name(content["name"])
+
+
+def _parsed(log: LogFile, record: Record, parse: Callable[[Any], Any]) -> Any:
+    """What the JSON of a record says."""
+    data = log.checked(record)
+    try:
+        return parse(entries.load(data))
+    except ValueError as error:
+        raise SwitchBankError(
+            f"{log.path} cannot be read at byte {record.start}: {error}; restore it from a copy"
+        ) from error

@@ -1,0 +1,227 @@
+"""A leaf of a switch as blobs and an index entry, and back."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sinewich_jax.storage.arrays import DTYPES
+from sinewich_jax.switches import codecs
+from sinewich_jax.switches.codecs.registry import ones
+from sinewich_jax.switches.entries import MAX_BITS, LeafEntry, Part, Place, dtype_of
+from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, plane_bytes
+from sinewich_jax.switches.log import aligned
+
+Fetch = Callable[[Place], memoryview]
+"""From where a blob is to its bytes, whose checksum holds."""
+
+
+class Blobs:
+    """Blobs one behind the other, as a record's payload.
+
+    Attributes:
+      chunks: the pieces, padding included.
+      size: bytes so far.
+    """
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes | memoryview] = []
+        self.size = 0
+
+    def add(self, data: bytes | memoryview, mapped: bool = False) -> Place | None:
+        """Puts a blob behind the others.
+
+        Args:
+          data: the bytes; they must not change until they are written.
+          mapped: that it is to begin at a multiple of 64, because it is used where it lies.
+
+        Returns:
+          Where it is, None if it has no bytes.
+        """
+        if not len(data):
+            return None
+        padding = aligned(self.size) - self.size if mapped else 0
+        if padding:
+            self.chunks.append(bytes(padding))
+        place = Place(self.size + padding, len(data), zlib.crc32(data))
+        self.chunks.append(data)
+        self.size = place.offset + place.length
+        return place
+
+
+def pack(path: str, leaf: LeafSwitch | DenseLeaf, blobs: Blobs, codec: str = "auto") -> LeafEntry:
+    """Appends what a leaf holds to ``blobs``.
+
+    Args:
+      path: of the leaf.
+      leaf: of NumPy or JAX arrays, without leading axes.
+      blobs: takes the bytes.
+      codec: of the mask; with ``"plane"`` signs and levels lie there as planes too, to be used
+        without decoding.
+
+    Returns:
+      What the index says of the leaf.
+
+    Raises:
+      ValueError: the planes contradict each other, or a number is not finite.
+    """
+    if isinstance(leaf, DenseLeaf):
+        return _pack_dense(path, leaf, blobs)
+    if not isinstance(leaf, LeafSwitch):
+        raise ValueError(f"it is a {type(leaf).__name__}, expected a LeafSwitch or a DenseLeaf")
+    shape = tuple(map(int, leaf.shape))
+    size = math.prod(shape)
+    mask, sign, levels, knob = checked(leaf)
+    count = ones(mask, size)
+    name, blob = codecs.encode_mask(mask, size, codec)
+    whole = codec == "plane"
+    at = Part(name, blobs.add(blob, mapped=name == "plane"))
+
+    def add(planes: np.ndarray) -> Part | None:
+        if not planes.size or not count:
+            return None
+        if whole:
+            return Part("plane", blobs.add(planes.reshape(-1).data, mapped=True))
+        return Part("packed", blobs.add(b"".join(codecs.gather(p, mask, size) for p in planes)))
+
+    sign_at, levels_at = add(sign[None]), add(levels)
+    if knob.ndim:
+        dial = blobs.add(knob.astype("<f4").view(np.uint8).data) or ()
+    else:
+        dial = float(knob)
+    bits = 1 + levels.shape[0]
+    return LeafEntry(path, "switch", shape, count, bits, dial, at, sign_at, levels_at)
+
+
+def unpack(entry: LeafEntry, fetch: Fetch, zeros: np.ndarray) -> LeafSwitch | DenseLeaf:
+    """The leaf that :func:`pack` wrote, of read-only NumPy arrays.
+
+    What was written with ``codec="plane"`` is not copied. Nothing is allocated before the blobs
+    that it is made of have been checked.
+
+    Args:
+      entry: what the index says of it.
+      fetch: the bytes of a blob.
+      zeros: uint8, at least as many as a plane has bytes; leaves that do not change share them.
+
+    Raises:
+      ValueError: the blobs do not hold what the entry says (CodecError is one).
+    """
+    if entry.kind == "dense":
+        data = np.frombuffer(b"" if entry.delta is None else fetch(entry.delta), np.uint8)
+        dtype = dtype_of(entry.dtype).newbyteorder("<")
+        return DenseLeaf(_frozen(data.view(dtype).reshape(entry.shape)))
+    if entry.mask.codec not in codecs.CODECS:
+        known = ", ".join(sorted(codecs.CODECS))
+        raise ValueError(f"its mask has the codec {entry.mask.codec!r}; known: {known}")
+    places = [part and part.place for part in (entry.mask, entry.sign, entry.levels)]
+    mask_blob, sign_blob, levels_blob = (
+        memoryview(b"") if place is None else fetch(place) for place in places
+    )
+    knob = _knob(entry, fetch)
+    size, count = entry.size, entry.count
+    if is_bare(entry):
+        mask = _frozen(zeros[: plane_bytes(size)])
+        return LeafSwitch(mask, mask, knob, np.zeros((0, len(mask)), np.uint8), entry.shape)
+    mask = codecs.decode_mask(entry.mask.codec, mask_blob, size, count)
+
+    def planes(part: Part | None, blob: memoryview, number: int) -> np.ndarray:
+        if not number or part is None:
+            return np.zeros((number, plane_bytes(size)), np.uint8)
+        if part.codec == "plane":
+            return np.frombuffer(blob, np.uint8).reshape(number, -1)
+        width = plane_bytes(count)
+        return np.stack(
+            [
+                codecs.scatter(blob[at : at + width], mask, size, count)
+                for at in range(0, number * width, width)
+            ]
+        )
+
+    sign = planes(entry.sign, sign_blob, 1)[0]
+    levels = planes(entry.levels, levels_blob, entry.bits - 1)
+    leaf = LeafSwitch(*map(_frozen, (mask, sign, knob, levels)), entry.shape)
+    checked(leaf)
+    return leaf
+
+
+def is_bare(entry: LeafEntry) -> bool:
+    """Whether a leaf of a switch does not change and has no bytes that say so."""
+    return entry.kind == "switch" and not entry.count and not entry.blobs and entry.bits == 1
+
+
+def checked(leaf: LeafSwitch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mask, sign, levels and knob of a leaf on the host, if they are those of one leaf.
+
+    Raises:
+      ValueError: saying which is not.
+    """
+    width = plane_bytes(leaf.size)
+    mask, sign, levels, knob = map(_host, (leaf.mask, leaf.sign, leaf.levels, leaf.knob))
+    for name, plane in (("mask", mask), ("sign", sign), ("levels", levels)):
+        rows = plane.shape[:-1]
+        fits = rows == () if name != "levels" else len(rows) == 1 and rows[0] < MAX_BITS
+        if plane.dtype != np.uint8 or plane.shape[-1:] != (width,) or not fits:
+            raise ValueError(
+                f"its {name} is {plane.dtype}{plane.shape}, expected uint8"
+                f"{(width,) if name != 'levels' else f'(at most {MAX_BITS - 1}, {width})'}; a "
+                "stack of switches is added one by one"
+            )
+    if leaf.size % 8 and mask[-1] >> leaf.size % 8:
+        raise ValueError("its mask is set behind the last entry; expected zeros there")
+    if _outside(sign, mask):
+        raise ValueError("its sign is set where its mask is not")
+    if any(_outside(level, mask) for level in levels):
+        raise ValueError("its levels are set where its mask is not")
+    if len(levels) and _outside(mask, np.bitwise_or.reduce(levels, axis=0)):
+        raise ValueError("an active entry of it has the level 0; expected at least 1")
+    if knob.dtype != np.float32 or knob.shape not in ((), leaf.shape[-1:]):
+        raise ValueError(
+            f"its knob is {knob.dtype}{knob.shape}, expected float32() or one for each index of "
+            f"the last axis of {tuple(leaf.shape)}"
+        )
+    if not np.isfinite(knob).all():
+        raise ValueError("its knob is not finite")
+    return mask, sign, levels, knob
+
+
+def _knob(entry: LeafEntry, fetch: Fetch) -> np.ndarray:
+    if isinstance(entry.knob, Place):
+        return _frozen(np.frombuffer(fetch(entry.knob), "<f4"))
+    return _frozen(np.asarray(entry.knob, np.float32))
+
+
+def _pack_dense(path: str, leaf: DenseLeaf, blobs: Blobs) -> LeafEntry:
+    delta = _host(leaf.delta)
+    if delta.dtype.name not in DTYPES.values():
+        raise ValueError(
+            f"it has the dtype {delta.dtype}, expected one of {', '.join(sorted(DTYPES.values()))}"
+        )
+    little = delta.astype(delta.dtype.newbyteorder("<"), copy=False)
+    place = blobs.add(little.reshape(-1).view(np.uint8).data, mapped=True)
+    bits = 8 * delta.dtype.itemsize
+    name = delta.dtype.name
+    return LeafEntry(path, "dense", delta.shape, delta.size, bits, dtype=name, delta=place)
+
+
+def _outside(plane: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether a bit is set that is not in the mask."""
+    at_once = 1 << 20
+    return any(
+        np.any(plane[at : at + at_once] & ~mask[at : at + at_once])
+        for at in range(0, len(plane), at_once)
+    )
+
+
+def _host(array: Any) -> np.ndarray:
+    return np.asarray(array, order="C")
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array = array.view()
+    array.flags.writeable = False
+    return array
