@@ -4,7 +4,9 @@
 are the filter and the diagnostics of ``sine``), ``weighting`` turns T losses into one step
 (``surgery`` is its part that looks at gradients), ``trees`` names and splits the leaves of
 parameter trees, ``curvature`` is what optimizers keep of squared gradients and merging reads,
-``select`` finds thresholds and masks, ``arrays`` lets NumPy and JAX share a formula, ``random``
+``select`` finds thresholds and masks, ``ternary`` packs what moves up, down or not at all and
+counts its bits, ``quantise`` is that with more bits and gradients, ``neighbours`` finds the nearest
+of a few examples, ``arrays`` lets NumPy and JAX share a formula, ``random``
 gives every sample a key of its own, ``interpolate`` has the kernels by which images and tables are
 resized. Submodules are imported on first use, so that ``trees`` can be had without JAX.
 """
@@ -15,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from sinewich_jax import lazy
 
-_MODULES = ("arrays", "clock", "curvature", "interpolate", "lowpass", "random", "select", "sine")
-_MODULES += ("spectrum", "surgery", "trees", "weighting")
+_MODULES = ("arrays", "clock", "curvature", "interpolate", "lowpass", "neighbours", "quantise")
+_MODULES += ("random", "select", "sine", "spectrum", "surgery", "ternary", "trees", "weighting")
 
 if TYPE_CHECKING:
     from sinewich_jax.core import (  # noqa: F401
@@ -25,11 +27,14 @@ if TYPE_CHECKING:
         curvature,
         interpolate,
         lowpass,
+        neighbours,
+        quantise,
         random,
         select,
         sine,
         spectrum,
         surgery,
+        ternary,
         trees,
         weighting,
     )

@@ -48,8 +48,7 @@ def squared_distances(features: Array, points: Array) -> Array:
     features, points = features - center, points - center
     if xp is np:
         with np.errstate(invalid="ignore", over="ignore"):
-            squared = features @ points.T
-            squared *= -2
+            squared = features @ (-2 * points).T
             squared += _squares(features)[:, None]
             squared += _squares(points)
             np.maximum(squared, 0, out=squared)

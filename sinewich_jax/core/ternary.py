@@ -116,7 +116,7 @@ def _binned(magnitudes: Array, xp: Any) -> Array:
         counts = np.bincount(place, minlength=_BINS)
     else:
         counts = xp.zeros(_BINS, np.int32).at[place].add(1)
-    counts = xp.where(xp.arange(_BINS) > 0, counts, 0)[::-1]  # the last bin also holds the zeros
+    counts = counts[::-1]  # the last bin also holds the zeros; with these no k is better
     # Middles of the bins from the top down, in units of the top one's octave: nothing overflows.
     middles = (127 << 7) + (top & 127) - xp.arange(_BINS, dtype=np.int32)
     middles = (middles << 16 | 1 << 15).astype(np.int32).view(np.float32)

@@ -1,13 +1,49 @@
 """Task switches: a task as mask, sign and knob, banks of them in files, and a router among them.
 
-Names are looked up on first use; importing this room imports neither JAX nor a file library.
+    switch = switches.make_switch(merging.task_vector(params, base), alpha=0.6)
+    params = switches.apply_switch(base, switch)
+    with switches.SwitchBank.create("tasks.swb", base=base) as bank:
+        bank.add("eurosat", switch)
+        print(bank.report().table())
+    router = switches.Router.fit(query_set)      # a few examples choose the task, or none
+
+T-Switch and Auto-Switch (arXiv 2412.00054). Names are looked up on first use; importing this room
+imports neither JAX nor a file library, and only learning (``compress``, ``fit_metric``) needs JAX.
 """
 
 from __future__ import annotations
 
 from sinewich_jax import lazy
 
-_MODULES = ("leaf",)
-_HOMES = {"DenseLeaf": "leaf", "LeafSwitch": "leaf", "Switch": "leaf"}
+_MODULES = ("apply", "bank", "codecs", "dispatch", "flex", "leaf", "make", "metric", "protocols")
+_MODULES += ("queries", "report", "router", "summary", "tree_files", "voting")
+_HOMES = {
+    "METHODS": "make",
+    "DenseLeaf": "leaf",
+    "Dispatcher": "dispatch",
+    "Examples": "protocols",
+    "LeafSwitch": "leaf",
+    "QuerySet": "queries",
+    "Router": "router",
+    "Switch": "leaf",
+    "SwitchBank": "bank",
+    "SwitchBankError": "bank",
+    "abstention_threshold": "voting",
+    "apply_switch": "apply",
+    "build_query_set": "queries",
+    "compress": "flex",
+    "evaluate_protocols": "protocols",
+    "fit_metric": "metric",
+    "load_switch": "tree_files",
+    "make_switch": "make",
+    "merge_switches": "apply",
+    "remove_switch": "apply",
+    "route": "router",
+    "save_switch": "tree_files",
+    "stack_switches": "apply",
+    "summarize": "summary",
+    "unpack": "apply",
+    "votes": "voting",
+}
 
 __getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES, _HOMES)

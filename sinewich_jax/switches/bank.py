@@ -75,8 +75,12 @@ class SwitchBank:
                 f"{path} is there already; open it with mode='a' to add to it, or pass "
                 "overwrite=True to replace it"
             )
-        mark = None if base is None else Base.of(base)
-        draft = Draft(index.HEADER, [entries.dump(header.to_json(mark, frequencies))])
+        content = header.to_json(None if base is None else Base.of(base), frequencies)
+        try:
+            header.from_json(content)
+        except ValueError as error:
+            raise SwitchBankError(f"{path} cannot be made: {error}") from error
+        draft = Draft(index.HEADER, [entries.dump(content)])
         # Whoever is writing the old file must not be left with one that is nowhere.
         with log_file.locked(path) if path.exists() else contextlib.nullcontext():
             return cls(log_file.written(path, [[draft]]), trusted=True)
@@ -238,25 +242,26 @@ class SwitchBank:
           SwitchBankError: the name is taken or none, a leaf does not fit the base, its planes
             contradict each other, or the disk is full. The bank is then as before.
         """
-        if name in self._contents.tasks and not replace:
-            raise SwitchBankError(
-                f"{self.path} has a task {name!r} already; pass replace=True to replace it"
-            )
         blobs, rows = records.Blobs(), []
         with self._naming(f"the new task {name!r}", "added"):
-            index.check_name(name)
+            if index.check_name(name) in self._contents.tasks and not replace:
+                raise SwitchBankError(
+                    f"{self.path} has a task {name!r} already; pass replace=True to replace it"
+                )
             if not isinstance(switch, Switch):
                 raise ValueError(f"it is a {type(switch).__name__}, expected a Switch")
             for path, leaf in switch.leaves.items():
                 try:
                     entry = records.pack(path, leaf, blobs, codec)
-                    index.check_leaf(path, entry.shape, self._contents.base)
                     rows.append(entries.to_json(entry))
+                    entries.from_json(rows[-1])  # nothing is written that could not be read
+                    index.check_leaf(path, entry.shape, self._contents.base)
                 except ValueError as error:
                     raise ValueError(f"leaf {path!r}: {error}") from error
             try:
                 text = entries.dump({"name": name, "meta": dict(meta or {}), "leaves": rows})
-            except TypeError as error:
+                entries.load(text)
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"its meta has no form in JSON ({error})") from error
         drafts = [Draft(index.BLOBS, blobs.chunks), Draft(index.INDEX, [text])]
         if name in self._contents.tasks:
@@ -314,7 +319,7 @@ class SwitchBank:
         before, old = self._log.end, self._log
         self._log = log_file.written(self.path, changes)
         old.close()
-        self._contents = index.read(self._log)
+        self._contents, self._entries = index.read(self._log), {}
         return before - self._log.end
 
     def close(self) -> None:

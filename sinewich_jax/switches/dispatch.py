@@ -9,7 +9,6 @@ inside one program.
 from __future__ import annotations
 
 import collections
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from sinewich_jax.core.trees import flatten_paths, map_paths
 from sinewich_jax.errors import ConfigError, DataError, did_you_mean
-from sinewich_jax.switches.leaf import Switch
+from sinewich_jax.switches.leaf import Switch, register_pytrees
 
 Array = Any
 Tree = Any
@@ -225,10 +224,7 @@ class Dispatcher:
 
             from sinewich_jax.switches.apply import merge_switches
 
-            # Switches that are older than the import of JAX have not been made known to it.
-            for switch in self._switches.values():
-                for leaf in switch.leaves.values():
-                    dataclasses.replace(leaf)
+            register_pytrees()
 
             def one(base: Tree, switches: Any, weights: Array, sample: Any) -> Any:
                 tree = merge_switches(base, switches, weights)

@@ -109,10 +109,13 @@ def dump(content: Any) -> bytes:
     """JSON, the same bytes for the same content.
 
     Raises:
-      ValueError: NaN or infinity.
+      ValueError: NaN or infinity, or nested too deeply.
       TypeError: something that JSON has no form for.
     """
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    try:
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     return text.encode("ascii")
 
 

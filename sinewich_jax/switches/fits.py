@@ -9,7 +9,7 @@ import numpy as np
 
 from sinewich_jax.core.arrays import content, dtype_of
 from sinewich_jax.errors import SinewichError, did_you_mean
-from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch, plane_bytes
+from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch, plane_bytes, register_pytrees
 
 
 def in_order(weights: Any, names: list[str]) -> Any:
@@ -43,6 +43,7 @@ def check_fits(flat: Mapping[str, Any], switch: Switch, owner: str, leading: int
       owner: what the message calls the switch.
       leading: 1 for a stack.
     """
+    register_pytrees()
     for path, leaf in switch.leaves.items():
         if path not in flat:
             raise SinewichError(

@@ -90,7 +90,8 @@ def compress(
         pytree of them; traced by JAX. ``params`` has the containers and dtypes of ``base``.
       inputs: unlabelled examples, an array [N, ...] or a pytree of such; about a hundred suffice.
       steps: of Adam.
-      learning_rate: of Adam.
+      learning_rate: of Adam; ``learning_rate * steps`` bounds how far a threshold can travel, in
+        root mean squares of its leaf, and so how few bits can be reached.
       bytes_weight: eta, the price of one bit a parameter in units of the loss.
       loss: "kl" (nats), "mse", or a function of one student's and one teacher's output.
       widths: the bit widths to choose from, 1 to 8 bits an active entry with its sign.

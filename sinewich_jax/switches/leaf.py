@@ -41,8 +41,7 @@ class LeafSwitch:
 
     def __post_init__(self) -> None:
         """Lets JAX know the class, if JAX is there."""
-        if "jax" in sys.modules:
-            _register()
+        register_pytrees()
 
     @property
     def size(self) -> int:
@@ -67,8 +66,7 @@ class DenseLeaf:
 
     def __post_init__(self) -> None:
         """Lets JAX know the class, if JAX is there."""
-        if "jax" in sys.modules:
-            _register()
+        register_pytrees()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,9 +91,18 @@ def plane_bytes(size: int) -> int:
     return (size + 7) // 8
 
 
+def register_pytrees() -> None:
+    """Lets JAX know the classes, if the program has it: switches of NumPy arrays need none.
+
+    Asked for by every leaf that is made, and by whatever is handed leaves: they may be older than
+    the program's import of JAX.
+    """
+    if "jax" in sys.modules:
+        _register()
+
+
 @functools.cache
 def _register() -> None:
-    """Once, and only where the program has JAX: switches of NumPy arrays need none."""
     import jax
 
     jax.tree_util.register_dataclass(

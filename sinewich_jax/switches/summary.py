@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Rows of :func:`summary`.
+    """Rows of :func:`summarize`.
 
     Attributes:
       rows: one a leaf, in the order of the switch.
@@ -94,7 +94,7 @@ class _Sums(NamedTuple):
         return math.sqrt(self.rest / self.delta) if self.delta else math.inf
 
 
-def summary(switch: Switch, delta: Any = None) -> Summary:
+def summarize(switch: Switch, delta: Any = None) -> Summary:
     """Density, knob, bits and (with the task vector) fidelity of every leaf and of all of them.
 
     Args:

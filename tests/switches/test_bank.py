@@ -222,6 +222,9 @@ def test_create_does_not_overwrite(path):
 
 
 def test_where_no_file_can_be(tmp_path):
+    with pytest.raises(SwitchBankError, match="cannot be made: its frequencies are no string"):
+        SwitchBank.create(tmp_path / "tasks.swb", frequencies=3)
+    assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
     with pytest.raises(SwitchBankError, match="could not be written"):
         SwitchBank.create(tmp_path / "file" / "tasks.swb")
@@ -301,6 +304,8 @@ def broken():
         r"its knob is float32\(3,\)": replaced(good, "block/bias", knob=np.ones(3, np.float32)),
         "it is a float32, expected a LeafSwitch": Switch({"scale": np.float32(1)}),
         "has the dtype complex128": Switch({"scale": DenseLeaf(np.complex128(1))}),
+        "its path is 5, expected a string": Switch({5: DenseLeaf(np.float32(1))}),
+        "its shape is .* at most 32 whole numbers": Switch({"w": leaf(rng, (1,) * 33, 1)}),
         "it is a dict, expected a Switch": {"scale": DenseLeaf(np.float32(1))},
     }
 
@@ -317,10 +322,14 @@ def test_what_cannot_be_added_is_named_and_nothing_is_written(bank, path, messag
 
 
 def test_names_meta_and_codecs_that_cannot_be_added(bank):
-    for name in ("", "a\nb", "x" * 201, None, "\ud800"):
+    for name in ("", ["a"], "a\nb", "x" * 201, None, "\ud800"):
         with pytest.raises(SwitchBankError, match="1 to 200 printable characters"):
             bank.add(name, task(0))
-    for meta in ({"x": np.float32(1)}, {"x": float("nan")}, {"x": object()}):
+        deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    nan, twice = {"x": float("nan")}, {1: "a", "1": "b"}
+    for meta in ({"x": np.float32(1)}, nan, {"x": object()}, twice, {"x": deep}):
         with pytest.raises(SwitchBankError, match="JSON"):
             bank.add("a", task(0), meta)
     with pytest.raises(SwitchBankError, match="unknown mask codec 'zip'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import pathlib
 import random
@@ -335,13 +336,17 @@ def fuzz(history, tmp_path, count, seed):
     """Uses mutants; returns how many could be read."""
     data, states = history
     path = tmp_path / "mutant.swb"
-    path.write_bytes(data)
     forge = Forge(data, seed)
-    use(path)
+    allowed = 0  # what the bank takes that was not damaged, after any of its changes
+    for end in states:
+        path.write_bytes(data[:end])
+        use(path)
+        tracemalloc.start()
+        use(path)
+        allowed = max(allowed, tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
     tracemalloc.start()
     try:
-        use(path)
-        allowed = tracemalloc.get_traced_memory()[1]  # what an undamaged bank takes
         survivors = 0
         for number in range(count):
             mutant = forge()
@@ -462,6 +467,36 @@ def test_lies_with_right_checksums_are_named(tmp_path, message):
         use(path)
     assert "'eurosat'" in str(error.value) and str(path) in str(error.value)
     assert "leaf" in str(error.value) or "blob" in str(error.value)
+
+
+PLANES = {
+    "its sign is set where its mask is not": ("sign", b"\xff"),
+    "active entry of it has the level 0": ("levels", bytes(14)),
+    "its levels are set where its mask is not": ("levels", b"\xff"),
+    "active ones; expected": ("mask", b"\xff"),
+    "ones behind its last entry": ("mask", b"\xff" * 7),
+    "its knob is not finite": ("knob", b"\0\0\xc0\x7f"),
+}
+
+
+@pytest.mark.parametrize("message", PLANES)
+def test_planes_that_contradict_each_other_with_right_checksums(tmp_path, message):
+    """What :meth:`SwitchBank.add` would refuse is refused by the reader too."""
+    path, (field, lie) = tmp_path / "bank.swb", PLANES[message]
+    one = leaf(np.random.default_rng(1), (50,), 0.4, bits=3)
+    knob = np.ones(50, np.float32)
+    with SwitchBank.create(path) as bank:
+        bank.add("eurosat", Switch({"w": dataclasses.replace(one, knob=knob)}), codec="plane")
+    changes = _changes(path.read_bytes())
+    content, blobs = entries.load(changes[1][1][1]), bytearray(changes[1][0][1])
+    place = content["leaves"][0][field][-3:]
+    blobs[place[0] : place[0] + len(lie)] = lie
+    _fit_checksums(content, bytes(blobs))
+    changes[1] = [(index.BLOBS, bytes(blobs)), (index.INDEX, entries.dump(content))]
+    path.write_bytes(sealed(changes))
+    with SwitchBank.open(path) as bank, pytest.raises(SwitchBankError, match=message) as error:
+        bank.get("eurosat")
+    assert "the leaf 'w' of the task 'eurosat'" in str(error.value)
 
 
 HEADERS = {

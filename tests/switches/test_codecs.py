@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -208,12 +209,60 @@ def mutated(blob, rng):
     return bytes(data)
 
 
+def deflated(data):
+    made = zlib.compressobj(6, zlib.DEFLATED, -15)
+    return made.compress(data) + made.flush()
+
+
+@pytest.mark.parametrize(
+    ("name", "blob", "n", "count"),
+    [
+        ("deflate", deflated(b"\x01\0"), 8, 1),  # one byte too many
+        ("deflate", deflated(b"\x01") + b"\0", 8, 1),  # something behind the stream
+        ("group", b"\x03\x0f", 8, 4),  # a marked group that is empty
+        ("group", b"\x01\x1f", 8, 4),  # a group behind the last one
+        ("group", b"\x07\x11\x01", 8, 3),  # a marker behind the last one
+        ("grouped_coo", b"\x01\0\x01\x01", 8, 2),  # places not in order
+        ("grouped_coo", b"\x01\0\x01\x06", 8, 2),  # ones behind the last place
+        ("rice", b"\0\x01\0", 64, 1),  # zeros behind the last gap
+        ("rice", b"\0\0\x01", 8, 1),  # an entry behind the last one
+        ("rice", b"\x01\x04\x03", 64, 1),  # ones behind the last low bit
+        ("rice", b"\xc8\x01" + 200 * b"\x01", 8, 1),  # low bits of 200 planes
+        ("rice", b"", 8, 1),
+    ],
+)
+def test_only_one_form_is_read(name, blob, n, count):
+    with pytest.raises(codecs.CodecError, match=r"damaged|exactly"):
+        codecs.CODECS[name].decode(memoryview(blob), n, count)
+
+
+@pytest.mark.parametrize(
+    ("name", "blob", "n", "count"),
+    [
+        ("grouped_coo", b"\x01\0\x01\x02", 8, 2),
+        ("group", b"\x01\x0f", 8, 4),
+        ("rice", b"\0\x01", 64, 1),
+        ("rice", b"\x01\x04\x01", 64, 1),
+    ],
+)
+def test_and_that_form_is(name, blob, n, count):
+    assert ones(codecs.decode_mask(name, blob, n, count), n) == count
+
+
+@pytest.mark.parametrize("name", ["deflate", "rice"])
+def test_blocks_of_more_than_all_are_refused(name):
+    n = 2**22 + 8
+    mask = drawn(n, 0.3)
+    _, blob = codecs.encode_mask(mask, n, name)
+    wrong = b"\xff\xff\xff\xff" + blob[4:]
+    with pytest.raises(codecs.CodecError, match=r"blocks of \d+ in all"):
+        codecs.decode_mask(name, wrong, n, ones(mask, n))
+
+
 def test_a_bomb_is_not_expanded():
     import tracemalloc
-    import zlib
 
-    made = zlib.compressobj(9, zlib.DEFLATED, -15)
-    bomb = made.compress(bytes(50_000_000)) + made.flush()
+    bomb = deflated(bytes(50_000_000))
     tracemalloc.start()
     try:
         with pytest.raises(codecs.CodecError, match="exactly the 125 bytes"):

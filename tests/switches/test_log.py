@@ -226,6 +226,18 @@ def test_records_in_the_wrong_place_are_damage(path):
         LogFile.open(path)
 
 
+def test_a_record_of_another_history_is_damage(path):
+    """In the right place, and right in itself: but the record before it is not the one it knew."""
+    data = bytearray(path.read_bytes())
+    log = LogFile.open(path)
+    record = log.changes[1][0]
+    log.close()
+    data[record.start : record.payload] = record._replace(before=record.before ^ 1).head
+    path.write_bytes(data)
+    with pytest.raises(SwitchBankError, match="belongs elsewhere"):
+        LogFile.open(path)
+
+
 def test_other_files_and_versions(tmp_path, path):
     with pytest.raises(SwitchBankError, match="found nothing"):
         LogFile.open(tmp_path / "absent")

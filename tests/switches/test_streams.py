@@ -78,6 +78,21 @@ def test_what_the_official_code_cannot_write_is_refused():
     assert from_official_stream(b"", 0)[0].shape == (0,)
 
 
+@pytest.mark.parametrize(
+    ("blob", "n"),
+    [
+        (b"\xc2\x80", 8),  # a marked group that is empty
+        (b"\xa1", 8),  # ones behind the last group
+        (b"\xa0\x00\x00", 8),  # a byte behind the last group
+        (b"\xbc", 8),  # cut off in its first group
+        (b"\xff", 8),  # cut off in its second group
+    ],
+)
+def test_only_one_form_is_read(blob, n):
+    with pytest.raises(CodecError, match=r"exactly 8 entries|cut off|cannot hold 8"):
+        from_official_stream(blob, n)
+
+
 def test_two_thousand_mutations_raise_nothing_else():
     rng = np.random.default_rng(0)
     n, refused = 400, 0

@@ -12,7 +12,7 @@ from sinewich_jax.errors import SinewichError
 from sinewich_jax.switches.apply import stack_switches, unpack
 from sinewich_jax.switches.leaf import LeafSwitch, Switch
 from sinewich_jax.switches.make import make_switch
-from sinewich_jax.switches.summary import summary
+from sinewich_jax.switches.summary import summarize
 
 RNG = np.random.default_rng(0)
 DELTA = {
@@ -32,7 +32,7 @@ def test_rows_say_what_is_there(library):
     switch = make_switch(DELTA, alpha=0.6, group="row")
     if library == "jax":
         switch = jax.tree.map(jnp.asarray, switch)
-    found = summary(switch, DELTA)
+    found = summarize(switch, DELTA)
     rows = {row.path: row for row in found.rows}
     assert list(rows) == ["bias", "body/kernel", "gain", "idle"]
     kernel, vector = rows["body/kernel"], unpack(switch)["body"]["kernel"]
@@ -52,7 +52,7 @@ def test_rows_say_what_is_there(library):
 
 def test_the_total_is_one_vector():
     switch = make_switch(DELTA, alpha="auto", knob="l1")
-    found = summary(switch, DELTA)
+    found = summarize(switch, DELTA)
     flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(x)])
             for x in (DELTA, unpack(switch))]  # fmt: skip
     assert found.total.n == 400 + 13 + 1 + 9
@@ -70,7 +70,7 @@ def test_levels_count_as_bits():
     planes = np.full((2, 1), 0b1011, np.uint8)
     leaf = LeafSwitch(planes[0], planes[0], np.float32(2), planes, (4,))
     delta = {"w": np.float32([6, 6, 0, 6])}
-    (row,) = summary(Switch({"w": leaf}), delta).rows
+    (row,) = summarize(Switch({"w": leaf}), delta).rows
     assert row.plane_bits == 8 * 4 + 32
     assert row.entropy_bits == entropy_bits(4, 3, bits=3) + 32
     assert row.cosine == pytest.approx(1) and row.rel_err == 0
@@ -78,7 +78,7 @@ def test_levels_count_as_bits():
 
 def test_the_table_is_aligned():
     switch = make_switch(DELTA)
-    lines = summary(switch).table().splitlines()
+    lines = summarize(switch).table().splitlines()
     assert lines[0].split() == [
         "leaf",
         "kind",
@@ -90,17 +90,17 @@ def test_the_table_is_aligned():
     ]
     assert len({len(line) for line in lines}) == 1
     assert lines[-1].startswith("total")
-    assert summary(switch, DELTA).table().splitlines()[0].endswith("error")
-    assert summary(Switch({})).total.n == 0 and summary(Switch({}), {}).table()
+    assert summarize(switch, DELTA).table().splitlines()[0].endswith("error")
+    assert summarize(Switch({})).total.n == 0 and summarize(Switch({}), {}).table()
 
 
 def test_another_task_vector_is_refused():
     switch = make_switch(DELTA)
     with pytest.raises(SinewichError, match="the switch has the leaf 'bias', which the task vec"):
-        summary(switch, {"body": DELTA["body"]})
+        summarize(switch, {"body": DELTA["body"]})
     with pytest.raises(SinewichError, match=r"'bias' of shape \(13,\), but its shape .* is \(2,\)"):
-        summary(switch, {**DELTA, "bias": np.zeros(2, np.float32)})
+        summarize(switch, {**DELTA, "bias": np.zeros(2, np.float32)})
     with pytest.raises(SinewichError, match="the task vector has the leaf 'more', which the sw"):
-        summary(switch, {**DELTA, "more": np.ones(2)})
+        summarize(switch, {**DELTA, "more": np.ones(2)})
     with pytest.raises(SinewichError, match="merge stacked switches"):
-        summary(stack_switches([switch, switch]))
+        summarize(stack_switches([switch, switch]))

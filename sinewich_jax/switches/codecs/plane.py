@@ -28,4 +28,4 @@ def least(mask: np.ndarray, n: int, count: int) -> int:
     return plane_bytes(n)
 
 
-CODEC = register(Codec("plane", encode, decode, "arXiv 2412.00054, section 3: one bit", least))
+CODEC = register(Codec("plane", encode, decode, "arXiv 2412.00054: one bit an entry", least))
