@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from sinewich_jax import lazy
 
-_MODULES = ("merge", "optim", "optimizers", "pairs", "process", "verb")
+_MODULES = (
+    "merge",
+    "optim",
+    "optimizers",
+    "pairs",
+    "process",
+    "switch",
+    "switch_runs",
+    "verb",
+)
 
 __getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES)

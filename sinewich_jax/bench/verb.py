@@ -11,6 +11,7 @@ from pathlib import Path
 PARTS = {
     "merge": ("sinewich_jax.bench.merge", "a merge of files: time, memory, ratio to a copy"),
     "optim": ("sinewich_jax.bench.optim", "optimizers: bytes of state, time of a step"),
+    "switch": ("sinewich_jax.bench.switch", "task switches: rates, and bytes beside the entropy"),
 }
 
 
