@@ -34,6 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "sinewich_jax.train.merge_verb",
         "make one model out of several that were trained from one base, file by file",
     ),
+    "switch": (
+        "sinewich_jax.train.switch_verb",
+        "turn tasks into small changes of one base in one file; apply, inspect and route them",
+    ),
     "bench": (
         "sinewich_jax.bench.verb",
         "measure time and memory of a part of the library on this machine",

@@ -46,7 +46,7 @@ def is_adapter(path: str) -> bool:
 
 
 def is_sine_factor(path: str) -> bool:
-    """Whether the parameter ``backbone/...`` becomes kernels by the sine at each task's frequency."""
+    """Whether kernels are the sine of the parameter ``backbone/...`` at each task's frequency."""
     return re.fullmatch(r"backbone/.*/task/.*", path) is not None
 
 

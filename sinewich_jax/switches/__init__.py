@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from sinewich_jax import lazy
 
-_MODULES = ("apply", "bank", "codecs", "dispatch", "flex", "leaf", "make", "metric", "protocols")
-_MODULES += ("queries", "report", "router", "summary", "tree_files", "voting")
+_MODULES = ("apply", "bank", "codecs", "dispatch", "flex", "leaf", "make", "metric", "own")
+_MODULES += ("protocols", "queries", "report", "router", "summary", "tree_files", "voting")
 _HOMES = {
     "METHODS": "make",
     "Base": "bank",
@@ -47,6 +47,7 @@ _HOMES = {
     "remove_switch": "apply",
     "route": "router",
     "save_switch": "tree_files",
+    "split_own": "own",
     "stack_switches": "apply",
     "summarize": "summary",
     "unpack": "apply",

@@ -255,7 +255,7 @@ class SwitchBank:
                     entry = records.pack(path, leaf, blobs, codec)
                     rows.append(entries.to_json(entry))
                     entries.from_json(rows[-1])  # nothing is written that could not be read
-                    index.check_leaf(path, entry.shape, self._contents.base)
+                    index.check_leaf(entry, self._contents.base)
                 except ValueError as error:
                     raise ValueError(f"leaf {path!r}: {error}") from error
             try:

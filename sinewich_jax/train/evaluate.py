@@ -175,7 +175,7 @@ class Evaluator:
         batches = (self._measure(logits, batch) for batch in self._batches())
         scores = _compute(self.tasks, _merge(self.tasks, batches))
         if parallel.is_main_process():
-            storage.write_json(path, {"origin": origin, "scores": _to_json(scores)})
+            storage.write_json(path, {"origin": origin, "scores": finite(scores)})
         return scores
 
     def examples(
@@ -280,7 +280,7 @@ def make_results(
             references,
             {task.name: task.higher_is_better for task in task_list},
         )
-    return _to_json({"tasks": rows, "delta_m": delta, **facts})
+    return finite({"tasks": rows, "delta_m": delta, **facts})
 
 
 def _kept_baseline(path: Path) -> dict[str, Any]:
@@ -387,13 +387,18 @@ def evaluate_workdir(
     workdir = Path(workdir).absolute()
     config = workdirs.read_config(workdir)
     if resolution is not None:
-        config = from_dict({**dataclasses.asdict(config), "eval_resolution": resolution})
+        config = with_resolution(config, resolution)
     known = read_references(references, config)
     evaluator, resumed = open_run(workdir, config, experiment, devices)
     times = timing.Timer(**resumed.meta["timing"]).summary()
     return report_run(
         config, workdir, evaluator, resumed.state, resumed.constants, times, known, boundaries
     )
+
+
+def with_resolution(config: Config, resolution: str) -> Config:
+    """The config with another ``eval_resolution``."""
+    return from_dict({**dataclasses.asdict(config), "eval_resolution": resolution})
 
 
 def open_run(
@@ -468,9 +473,10 @@ def _local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
-def _to_json(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Nested mappings for JSON: numbers that are not finite become None."""
     if isinstance(value, Mapping):
-        return {key: _to_json(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value

@@ -1,9 +1,11 @@
-"""``sinewich evaluate WORKDIR``."""
+"""``sinewich evaluate WORKDIR [--weights FILE]``."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+from sinewich_jax.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,10 +30,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="score at the size of training or at that of each label file (default: as the run's "
         "config says)",
     )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="score the run's model with these weights instead, and leave the run's results as "
+        "they are: what 'sinewich merge' or 'sinewich switch apply' wrote, or FILE.swb@TASK",
+    )
+    parser.add_argument("--task", metavar="NAME", help="with --weights: score only this task")
+    parser.add_argument(
+        "--out", metavar="FILE", type=Path, help="with --weights: write the scores there, as JSON"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores the newest checkpoint, rewrites the results and prints them."""
+    if arguments.weights is not None:
+        return _weights(arguments)
+    for option in ("task", "out"):
+        if getattr(arguments, option) is not None:
+            raise ConfigError(f"--{option} goes with --weights; the run's results hold all tasks")
     from sinewich_jax.train import cache, evaluate
 
     cache.enable_compilation_cache()
@@ -49,6 +66,28 @@ def run(arguments: argparse.Namespace) -> int:
     if results["delta_m"] is not None:
         print(f"Delta m       {results['delta_m']:+.2f} %")
     print(f"written: {arguments.workdir / 'results.md'}")
+    return 0
+
+
+def _weights(arguments: argparse.Namespace) -> int:
+    """Scores other weights in the run's model and prints them beside the run's own scores."""
+    if arguments.reference or arguments.boundaries:
+        option = "--reference" if arguments.reference else "--boundaries"
+        raise ConfigError(f"{option} is about the run itself; leave out it or --weights")
+    from sinewich_jax import storage
+    from sinewich_jax.train import cache, evaluate_weights
+
+    cache.enable_compilation_cache()
+    found = evaluate_weights.evaluate_weights(
+        arguments.workdir, arguments.weights, arguments.task, resolution=arguments.resolution
+    )
+    for name, row in found["tasks"].items():
+        own = "" if row["own"] is None else f" (the run itself {_text(row['own'])})"
+        print(f"{name:<14}{row['metric']:<14}{_text(row['value'])}{own}")
+    print(f"{found['replaced']} leaves of {arguments.weights}, {found['kept']} of the run")
+    if arguments.out is not None:
+        storage.write_json(arguments.out, found)
+        print(f"written: {arguments.out}")
     return 0
 
 

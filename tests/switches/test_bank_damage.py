@@ -443,7 +443,7 @@ LIES = {
     r"its shape is \(41, 50\), expected \(40, 50\)": lambda h, t: leaf_named(
         t, "block/kernel"
     ).update(shape=[41, 50]),
-    "the base has no such leaf": lambda h, t: leaf_named(t, "scale").update(path="scales"),
+    "the base has no such leaf": lambda h, t: leaf_named(t, "block/bias").update(path="bias"),
     "it occurs twice": lambda h, t: t["leaves"].append(t["leaves"][0]),
     "its count has 51, expected a whole number from 0 to 50": lambda h, t: leaf_named(
         t, "block/bias"

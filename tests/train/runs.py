@@ -43,7 +43,9 @@ def save_run(folder, config: Config, experiment=None, noise=0):
         variables = states.join_variables(state.params, state.model_state, made.placed.constants)
         model = made.experiment.model
         omega = model.apply(variables, method="frequencies") if experiment is None else {}
-        meta["merge"] = merge_item.describe(config, made.merge_base, start, omega, made.per_task, made.shared)
+        meta["merge"] = merge_item.describe(
+            config, made.merge_base, start, omega, made.per_task, made.shared
+        )
         checkpointing.save(store, 7, state, meta)
         store.wait()
     return made, state
