@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from benchmarks import merging_digits as digits
-from benchmarks.merging_real import Trunk
+from benchmarks.real_tasks import Trunk
 from sinewich_jax import optim
 
 Tree = Any

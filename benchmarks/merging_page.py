@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import merging_digits, merging_optimizers, merging_real
+from benchmarks import merging_digits, merging_optimizers, merging_real, real_experts, real_tasks
 from benchmarks.cells import result
 from benchmarks.merging_plan import TUNING_SEED, Study
 from benchmarks.pages import beside, found, lines, listed, mean, paired, table
@@ -219,7 +219,7 @@ def rates(page: Page, study: Study) -> None:
     names = [f"{rate:g}" for rate in study.rates]
     table(page, "Rate of the experts", {"accuracy": row}, names, REAL.format("c"), first="")
     page.text(
-        f"Mean accuracy on `val` of the experts for {listed(merging_real.TUNING_TASKS)}, seed "
+        f"Mean accuracy on `val` of the experts for {listed(real_experts.TUNING_TASKS)}, seed "
         f"{TUNING_SEED}, which no other table uses."
     )
 
@@ -245,7 +245,7 @@ def _merges(study: Study, rate: float | None) -> list[Run]:
 
 def rules(page: Page, study: Study, runs: Sequence[Run], picture: Path) -> None:
     """The table of all rules, and the picture."""
-    tasks = merging_real.TASKS
+    tasks = real_tasks.TASKS
     body: dict[str, dict[str, Any]] = {}
     drawn: dict[str, dict[str, Values]] = {}
     for name in (INDIVIDUAL, *merging_real.ROWS, PROBE):
@@ -262,10 +262,9 @@ def rules(page: Page, study: Study, runs: Sequence[Run], picture: Path) -> None:
         "Test accuracy under each task's own head. `relative`: mean over tasks of the accuracy as "
         "a part of the expert's own. † chosen on `val` from the grid below; ‡ needs to be told the "
         "task; § learns from validation images without labels, "
-        f"{study.merge['adamerging_steps']} steps at a rate of {merging_real.ADAMERGING_RATE:g} "
-        "where the publication takes more of smaller ones. `fisher` is the average by the "
-        f"exact Fisher information of {study.expert['fisher']} training images a task, a pass that "
-        "the curvature of training saves: the upper line."
+        f"{study.merge['adamerging_steps']} steps where the publication takes more. `fisher` is "
+        f"the average by the exact Fisher information of {study.expert['fisher']} training images "
+        "a task, a pass that the curvature of training saves: the upper line."
     )
     if runs:
         alone = {key: mean(values) for key, values in drawn.pop(INDIVIDUAL).items() if values}
@@ -372,7 +371,7 @@ def loudness(page: Page, study: Study, runs: Sequence[Run]) -> None:
     }
     rows = {
         task: {key: [run["experts"][task][key] for run in runs] or None for key in keys}
-        for task in merging_real.TASKS
+        for task in real_tasks.TASKS
     }
     table(page, "", rows, list(keys), REAL.format("c"), digits=keys, first="task")
     page.text(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import merging_digits, merging_optimizers, merging_real
+from benchmarks import merging_digits, merging_optimizers, merging_real, real_experts, real_tasks
 from benchmarks.cells import Cell, result
 
 SEEDS = (0, 1, 2)
@@ -43,7 +43,7 @@ class Study:
     base: Mapping[str, Any]
     expert: Mapping[str, Any]
     merge: Mapping[str, Any]
-    rates: Sequence[float] = merging_real.RATES
+    rates: Sequence[float] = real_experts.RATES
     seeds: Sequence[int] = SEEDS
 
     # --- (a), (b): digits
@@ -62,14 +62,14 @@ class Study:
         """The pretraining of a seed."""
         return Cell.of("base", seed=seed, **self.base)
 
-    def expert_cell(self, seed: int, task: str, rate: float, fisher: int | None = None) -> Cell:
-        """One expert; without a Fisher pass it is there for its accuracy alone."""
-        expert = dict(self.expert) if fisher is None else {**self.expert, "fisher": fisher}
+    def expert_cell(self, seed: int, task: str, rate: float, **changed: Any) -> Cell:
+        """One expert; with ``fisher=0``, no Fisher pass, it is there for its accuracy alone."""
+        expert = {**self.expert, **changed}
         return Cell.of("expert", seed=seed, task=task, rate=rate, base=dict(self.base), **expert)
 
     def tuning_cells(self) -> dict[float, list[Cell]]:
         """The experts that choose the learning rate, by rate."""
-        tasks = merging_real.TUNING_TASKS
+        tasks = real_experts.TUNING_TASKS
         return {
             rate: [self.expert_cell(TUNING_SEED, task, rate, fisher=0) for task in tasks]
             for rate in self.rates
@@ -106,7 +106,7 @@ class Study:
 
     def expert_cells(self, seed: int, rate: float) -> dict[str, Cell]:
         """The experts of a seed by task."""
-        return {task: self.expert_cell(seed, task, rate) for task in merging_real.TASKS}
+        return {task: self.expert_cell(seed, task, rate) for task in real_tasks.TASKS}
 
     def merge_cell(self, seed: int, rate: float) -> Cell:
         """All rules on the experts of a seed."""
@@ -136,7 +136,7 @@ class Study:
 
     def cells(self, stage: str, parts: Sequence[str]) -> list[Cell]:
         """What a stage has to run, given what has run before; seed by seed."""
-        real = "c" in parts and merging_real.folder() is not None
+        real = "c" in parts and real_tasks.folder() is not None
         if stage == "first":
             return self._first(parts, real)
         if stage == "time":
@@ -180,11 +180,11 @@ class Study:
         if cell.kind == "time":
             return merging_optimizers.step_times(settings["width"], settings["rounds"])
         if cell.kind == "base":
-            return merging_real.pretrain(cell.arrays(self.root), **settings)
+            return real_experts.pretrain(cell.arrays(self.root), **settings)
         base = self.base_cell(settings["seed"]).arrays(self.root)
         if cell.kind == "expert":
             given = {key: value for key, value in settings.items() if key != "base"}
-            return merging_real.fine_tune(cell.arrays(self.root), base, **given)
+            return real_experts.fine_tune(cell.arrays(self.root), base, **given)
         experts = self.expert_cells(settings["seed"], settings["rate"])
         files = {task: one.arrays(self.root) for task, one in experts.items()}
         individual = {task: result(one, self.root)["expert"] for task, one in experts.items()}
@@ -198,8 +198,8 @@ def full(root: Path) -> Study:
         digits={"steps": (75, 400), **merging_digits.SETTINGS},
         sweep=merging_optimizers.SWEEP,
         time={"width": 384, "rounds": 25},
-        base=merging_real.BASE,
-        expert=merging_real.EXPERT,
+        base=real_experts.BASE,
+        expert=real_experts.EXPERT,
         merge=merging_real.MERGE,
     )
 
@@ -214,6 +214,6 @@ def tiny(root: Path) -> Study:
         base={"width": 8, "steps": 4, "batch": 8, "rate": 1e-3},
         expert={"steps": 4, "batch": 8, "probe_steps": 20, "fisher": 4},
         merge={"val": 16, "adamerging_steps": 2},
-        rates=merging_real.RATES[:2],
+        rates=real_experts.RATES[:2],
         seeds=SEEDS[:1],
     )
