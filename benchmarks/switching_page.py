@@ -161,9 +161,11 @@ def one_recipe(page: Page, study: Study, recipe: str | None, folder: Path, word:
     """All tables of the experts of one recipe."""
     command = REAL.format("b")
     runs = _real_runs(study, recipe)
+    if not runs:
+        page.text(f"Not run: `{command}`.")
+        return
     ways = study.ways_of(recipe)
-    if recipe is not None:
-        verdict(page, runs)
+    verdict(page, runs)
     planned = {way: study.alphas_of(way) for way in ways}
     tables.every_alpha(page, runs, planned, study.alphas, command)
     page.text(
