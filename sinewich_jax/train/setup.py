@@ -56,7 +56,7 @@ def set_up(config: Config, mesh: Mesh, experiment: Any = None) -> Setup:
         experiment = build.experiment(config)
     # It runs once: optimising its machine code takes longer than that saves.
     init = jax.jit(experiment.init, compiler_options={"xla_backend_optimization_level": 0})
-    variables = experiment.calibrate(init())
+    variables = experiment.calibrated(init)
     params, _, _ = states.split_variables(variables, experiment.rules)
     tx = experiment.optimizer(config, jax.eval_shape(lambda: params))
     placed = states.place(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -91,8 +92,8 @@ class FakeExperiment:
     weighting: Any = SUM
     seed: int = 0
 
-    def calibrate(self, variables: dict[str, Any]) -> dict[str, Any]:
-        return variables
+    def calibrated(self, init: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return init()
 
     def init(self) -> dict[str, Any]:
         image = jnp.zeros((1, *SIZE, 3))

@@ -310,3 +310,11 @@ def test_rates_and_decay_follow_the_kind_of_parameter():
     assert flat["backbone/b/fc1/task/up"] == pytest.approx(5.0, rel=1e-3)
     assert flat["decoder/base"] == pytest.approx(3.0, rel=1e-3)
     assert flat["clock/tokens"] == pytest.approx(1.0, rel=1e-3)
+
+
+def test_absent_data_is_told_before_anything_is_compiled(tmp_path, monkeypatch):
+    config = dataclasses.replace(get_config("debug", "ccp"), data_dir=str(tmp_path))
+    monkeypatch.setattr(build.Experiment, "init", lambda self: pytest.fail("init was traced"))
+    grid = parallel.make_mesh(devices=jax.devices()[:1])
+    with pytest.raises(DataError, match="data set 'ccp' needs the folder"):
+        setup.set_up(config, grid)
