@@ -25,6 +25,7 @@ the median of that beside a reference which was timed in turn, with its ``quarti
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 from pathlib import Path
@@ -33,8 +34,11 @@ from typing import Any
 from sinewich_jax.bench.process import python, versions
 from sinewich_jax.errors import ConfigError
 
+LEAST = 1000
+"""Parameters of the smallest task vector, of which any density leaves some."""
+
 _CODED = (0.1, 0.4)
-_STORED = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01)
+STORED = (0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.01)
 _TASKS = 4
 _INSPECTIONS = 5
 
@@ -63,8 +67,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     Returns:
       The fields that the module describes.
     """
-    if arguments.params < 1 or arguments.pairs < 1:
-        raise ConfigError("expected at least 1 parameter and 1 pair")
+    if not LEAST <= arguments.params < math.inf:
+        raise ConfigError(
+            f"--params is {arguments.params:g}, expected a number from {LEAST}: of fewer nothing "
+            "may be left at a density of 0.01"
+        )
+    if arguments.pairs < 1:
+        raise ConfigError(f"--pairs is {arguments.pairs}, expected at least 1")
     import jax
 
     from sinewich_jax.bench import switch_runs as runs
@@ -81,7 +90,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     found["code"], found["storage"] = {}, {}
     with tempfile.TemporaryDirectory(dir=arguments.dir, prefix="sinewich-bench-") as made:
         path = Path(made) / "bank.swb"
-        for density in _STORED:
+        for density in STORED:
             switch = make_switch(delta, density=density)
             found["storage"][str(density)] = runs.storage(path, switch)
             if density in _CODED:

@@ -13,6 +13,9 @@ imports neither JAX nor a file library, and only learning (``compress``, ``fit_m
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 from sinewich_jax import lazy
 
 _MODULES = ("apply", "bank", "codecs", "dispatch", "flex", "leaf", "make", "metric", "own")
@@ -54,4 +57,11 @@ _HOMES = {
     "votes": "voting",
 }
 
-__getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES, _HOMES)
+_look_up, __dir__, __all__ = lazy.attach(__name__, _MODULES, _HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    # Switches may be older than the import of JAX, and what is looked up here may go to jax.jit.
+    if leaf := sys.modules.get(f"{__name__}.leaf"):
+        leaf.register_pytrees()
+    return _look_up(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,14 @@ import numpy as np
 from sinewich_jax.core.arrays import namespace, widen
 from sinewich_jax.core.trees import flatten_paths, map_paths, unflatten_paths
 from sinewich_jax.errors import SinewichError
-from sinewich_jax.switches.fits import check_fits, check_single, check_stack, in_order
+from sinewich_jax.switches.fits import (
+    as_weight,
+    check_fits,
+    check_single,
+    check_stack,
+    check_switch,
+    in_order,
+)
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
 from sinewich_jax.switches.planes import decode, pieces
 
@@ -34,11 +41,12 @@ def unpack(switch: Switch, like: Any = None) -> Any:
         None gives nested dicts with the leaves of the switch.
 
     Returns:
-      A tree of float32 arrays.
+      A tree of float32 arrays; leaves that are kept dense in a wider dtype stay in it.
 
     Raises:
       SinewichError: a leaf of the switch that ``like`` has not, or has in another shape.
     """
+    check_switch(switch, "the switch")
     flat = {path: _unpacked(path, leaf) for path, leaf in switch.leaves.items()}
     if like is None:
         return unflatten_paths(flat)
@@ -69,14 +77,12 @@ def apply_switch(base: Any, switch: Switch, weight: Any = 1.0, *, in_place: bool
 
     Raises:
       SinewichError: a leaf of the switch that the base has not, or has in another shape or as
-        integers; a stacked switch; arrays that cannot be written in place.
+        integers; a stacked switch; a weight that is no finite number, or with which a leaf moves
+        beyond float32 (not seen where JAX computes); arrays that cannot be written in place, which
+        are looked for before the first is written.
     """
     check_fits(flatten_paths(base), switch, "the switch")
-    if np.shape(weight) != ():
-        raise SinewichError(
-            f"the weight has the shape {np.shape(weight)}; expected one number, or stack the "
-            "switches and merge them with merge_switches"
-        )
+    weight = as_weight(weight)
     return _add(base, {path: [(weight, leaf)] for path, leaf in switch.leaves.items()}, in_place)
 
 
@@ -86,7 +92,7 @@ def remove_switch(tree: Any, switch: Switch, weight: Any = 1.0, *, in_place: boo
     Rounding stays: the base comes back to within a unit in the last place of the larger of the
     entry and the knob. Keep the base, or hold the switch out of it, where that matters.
     """
-    return apply_switch(tree, switch, -weight, in_place=in_place)
+    return apply_switch(tree, switch, -as_weight(weight), in_place=in_place)
 
 
 def merge_switches(base: Any, switches: Mapping[str, Switch] | Switch, weights: Any) -> Any:
@@ -113,10 +119,15 @@ def merge_switches(base: Any, switches: Mapping[str, Switch] | Switch, weights: 
     if isinstance(switches, Switch):
         tasks = check_stack(flat, switches)
         scales = in_order(weights, [str(i) for i in range(tasks)])
-        if isinstance(scales, list | tuple):
-            scales = namespace(*scales).asarray(scales, dtype=np.float32)
+        if isinstance(scales, list):
+            scales = namespace(*scales).stack(scales)
         terms = {path: [(scales, leaf)] for path, leaf in switches.leaves.items()}
         return _add(base, terms, stacked=True)
+    if not isinstance(switches, Mapping):
+        raise SinewichError(
+            f"the switches are of the type {type(switches).__name__}; expected a mapping from the "
+            "name of a task to its switch, or what stack_switches makes of them"
+        )
     scales = in_order(weights, list(switches))
     for (name, switch), scale in zip(switches.items(), scales, strict=True):
         check_fits(flat, switch, f"the switch {name!r}")
@@ -125,17 +136,25 @@ def merge_switches(base: Any, switches: Mapping[str, Switch] | Switch, weights: 
     return _add(base, terms)
 
 
-def stack_switches(switches: Sequence[Switch]) -> Switch:
+def stack_switches(switches: Iterable[Switch]) -> Switch:
     """T switches as one, whose arrays have a leading axis of T.
 
     Args:
       switches: with the same leaves, each with as many bits and knobs in all of them.
 
     Raises:
-      SinewichError: none at all, or switches that differ; the leaf is named.
+      SinewichError: none at all, a mapping, or switches that differ; the leaf is named.
     """
+    if isinstance(switches, Mapping):
+        raise SinewichError(
+            "the switches to stack are a mapping, but a stack has no names; give its values() in "
+            "the order of the weights, or merge the mapping as it is"
+        )
+    switches = list(switches)
     if not switches:
         raise SinewichError("there is no switch to stack; give at least one")
+    for place, switch in enumerate(switches):
+        check_switch(switch, f"the switch {place} of the stack")
     first = switches[0].leaves
     for place, switch in enumerate(switches):
         for path in sorted(first.keys() ^ switch.leaves.keys()):
@@ -181,24 +200,36 @@ def _add(
     stacked: bool = False,
 ) -> Any:
     """The base plus, for every leaf, the changes times their weights."""
+    host: dict[str, list[tuple[np.ndarray, Change]]] = {}
+    for path, entry in flatten_paths(base).items():  # whatever is refused is so before any sum
+        if path not in terms:
+            continue
+        arrays = [entry, *(a for scale, change in terms[path] for a in (scale, *_arrays(change)))]
+        if namespace(*arrays) is np:
+            changes = _unstacked(*terms[path][0]) if stacked else terms[path]
+            host[path] = [_scaled(path, *one) for one in changes if one[0] != 0]
+        if in_place:
+            _check_writeable(path, entry, path in host)
 
     def leaf(path: str, entry: Any) -> Any:
-        if path not in terms:
-            return entry
-        arrays = [entry, *(a for scale, change in terms[path] for a in (scale, *_arrays(change)))]
-        if namespace(*arrays) is not np:
-            if in_place:
-                raise SinewichError(
-                    f"the leaf {path!r} is an array of JAX, which cannot be written in place; "
-                    "donate the base to jax.jit instead"
-                )
-            return _add_traced()(entry, terms[path], stacked)
-        changes = terms[path]
-        if stacked:
-            changes = _unstacked(*changes[0])
-        return _add_host(path, entry, changes, in_place)
+        if path in host:
+            return _add_host(entry, host[path], in_place)
+        return _add_traced()(entry, terms[path], stacked) if path in terms else entry
 
     return map_paths(leaf, base)
+
+
+def _check_writeable(path: str, entry: Any, on_host: bool) -> None:
+    if not on_host:
+        raise SinewichError(
+            f"the leaf {path!r} is an array of JAX, which cannot be written in place; donate the "
+            "base to jax.jit instead"
+        )
+    if not (isinstance(entry, np.ndarray) and entry.flags.c_contiguous and entry.flags.writeable):
+        raise SinewichError(
+            f"the leaf {path!r} cannot be written in place; expected a NumPy array that is "
+            "writeable and contiguous in C order"
+        )
 
 
 def _arrays(change: Change) -> tuple[Array, ...]:
@@ -215,26 +246,19 @@ def _unstacked(scales: Array, stack: Change) -> list[tuple[Array, Change]]:
     return [(scales[i], LeafSwitch(*arrays, stack.shape)) for i, arrays in enumerate(columns)]
 
 
-def _add_host(
-    path: str, entry: Any, changes: list[tuple[Any, Change]], in_place: bool
-) -> np.ndarray:
+def _add_host(entry: Any, scaled: list[tuple[np.ndarray, Change]], in_place: bool) -> np.ndarray:
     array = np.asarray(entry)
-    if in_place and not (
-        isinstance(entry, np.ndarray) and entry.flags.c_contiguous and entry.flags.writeable
-    ):
-        raise SinewichError(
-            f"the leaf {path!r} cannot be written in place; expected a NumPy array that is "
-            "writeable and contiguous in C order"
-        )
     result = array if in_place else np.empty(array.shape, array.dtype)
     source, target = array.reshape(-1), result.reshape(-1)
-    scaled = [_scaled(scale, change) for scale, change in changes if np.any(scale != 0)]
-    rows = math.lcm(1, *(scale.size for scale, _ in scaled))
+    rows = math.lcm(*(max(1, scale.size) for scale, _ in scaled))
     for part in pieces(array.size, rows):
         total = None
         for scale, change in scaled:
             step = _step(scale, change, part)
-            total = step if total is None else np.add(total, step, out=total)
+            if total is None or total.dtype != step.dtype:
+                total = step if total is None else total + step
+            else:
+                np.add(total, step, out=total)
         piece = widen(source[part], np)
         if total is None:
             target[part] = piece
@@ -245,21 +269,29 @@ def _add_host(
     return result
 
 
-def _scaled(scale: Any, change: Change) -> tuple[np.ndarray, Change]:
-    scale = np.asarray(scale, np.float32)
-    return (scale if isinstance(change, DenseLeaf) else scale * change.knob), change
+def _scaled(path: str, scale: np.ndarray, change: Change) -> tuple[np.ndarray, Change]:
+    """What the steps of a change are multiplied by, once their largest is known to be finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(change, DenseLeaf):
+            delta, scaled = widen(change.delta, np), scale
+            furthest = scale * np.array([delta.min(initial=0), delta.max(initial=0)])
+        else:
+            scaled = scale * np.asarray(change.knob)
+            furthest = scaled * np.float32(max(1, 2 ** (change.bits - 1) - 1))
+    if not np.isfinite(furthest).all():
+        raise SinewichError(
+            f"the weight {float(scale):g} moves the leaf {path!r} beyond the range of "
+            f"{furthest.dtype.name}; give a smaller one"
+        )
+    return scaled, change
 
 
 def _step(scale: np.ndarray, change: Change, part: slice) -> np.ndarray:
-    """A piece of one task's change, float32."""
+    """A piece of one task's change, float32, or wider where a dense leaf is."""
     if isinstance(change, DenseLeaf):
-        step = np.asarray(change.delta).reshape(-1)[part].astype(np.float32)
-    else:
-        step = decode(change, part).astype(np.float32)
-    if scale.size > 1:
-        step.reshape(-1, scale.size)[:] *= scale
-    else:
-        step *= scale.reshape(())
+        return widen(np.asarray(change.delta).reshape(-1)[part], np) * scale
+    step = decode(change, part).astype(np.float32)
+    step.reshape(-1, scale.size)[:] *= scale
     return step
 
 
@@ -270,9 +302,8 @@ def _add_traced() -> Callable[[Array, list[tuple[Any, Change]], bool], Array]:
     import jax.numpy as jnp
 
     def step(scale: Array, change: Change) -> Array:
-        scale = jnp.asarray(scale, jnp.float32)
         if isinstance(change, DenseLeaf):
-            return scale * change.delta.astype(jnp.float32)
+            return scale * widen(change.delta, jnp)
         units = decode(change).astype(jnp.float32).reshape(change.shape)
         return (scale * change.knob) * units
 
@@ -290,10 +321,9 @@ def _add_traced() -> Callable[[Array, list[tuple[Any, Change]], bool], Array]:
 
 
 def _unpacked(path: str, leaf: Change) -> Array:
-    if isinstance(leaf, DenseLeaf):
-        return leaf.delta.astype(np.float32)
-    check_single(path, leaf, "the switch")
     xp = namespace(*_arrays(leaf))
-    if xp is not np:
-        return _add_traced()(xp.zeros(leaf.shape, np.float32), [(1.0, leaf)], False)
-    return _add_host(path, np.zeros(leaf.shape, np.float32), [(1.0, leaf)], in_place=True)
+    if isinstance(leaf, DenseLeaf):
+        return xp.array(widen(leaf.delta, xp))  # a copy, whatever its dtype
+    check_single(path, leaf, "the switch")
+    zeros = {path: xp.zeros(leaf.shape, np.float32)}
+    return _add(zeros, {path: [(np.float32(1), leaf)]}, in_place=xp is np)[path]

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
+import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
 from sinewich_jax.errors import did_you_mean
-from sinewich_jax.switches import entries, fields, header, index, log_file, records
+from sinewich_jax.switches import entries, header, index, log_file, records, stored_router
 from sinewich_jax.switches.entries import LeafEntry, Place
 from sinewich_jax.switches.header import Base, BaseLeaf
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
@@ -31,13 +33,31 @@ from sinewich_jax.switches.log_file import Draft, LogFile
 
 __all__ = ["Base", "SwitchBank", "SwitchBankError"]
 
+_P, _T = ParamSpec("_P"), TypeVar("_T")
+
+
+def _alone(
+    method: Callable[Concatenate[SwitchBank, _P], _T],
+) -> Callable[Concatenate[SwitchBank, _P], _T]:
+    """One thread at a time: what is in memory is what is in the file."""
+
+    @functools.wraps(method)
+    def locked(self: SwitchBank, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        if self._process != os.getpid():  # a fork: whoever held the lock is not in it
+            self._process, self._lock = os.getpid(), threading.RLock()
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return locked
+
 
 class SwitchBank:
     """The tasks in one file.
 
-    Made by :meth:`create` or :meth:`open`. One process at a time can change a bank; what it adds is
-    on the disk when the call returns, and a bank whose writer was killed holds every task that was
-    added before. Others may read meanwhile; they see what was there when they opened it.
+    Made by :meth:`create` or :meth:`open`. One process at a time can change a bank (its threads
+    take turns, its forks can only read); what it adds is on the disk when the call returns, and a
+    bank whose writer was killed holds every task that was added before. Others may read meanwhile;
+    they see what was there when they opened it.
     """
 
     def __init__(self, log: LogFile, trusted: bool) -> None:
@@ -45,6 +65,7 @@ class SwitchBank:
         self._log, self._trusted = log, trusted
         self._contents = index.read(log)
         self._entries: dict[str, tuple[LeafEntry, ...]] = {}
+        self._process, self._lock = os.getpid(), threading.RLock()
 
     @classmethod
     def create(
@@ -64,12 +85,13 @@ class SwitchBank:
             and shapes are kept, and tasks have to fit them. None checks nothing.
           frequencies: a string that stands for the frequencies at which shared factors are read,
             if the leaves are such factors: switches of other frequencies do not fit.
-          overwrite: replaces a file that is there.
+          overwrite: replaces a bank or an empty file that is there; no other file is replaced.
 
         Raises:
-          SwitchBankError: a file is there, or it cannot be written.
+          SwitchBankError: a file is there, it cannot be written, or ``base`` is a path or holds
+            something else than numbers.
         """
-        path = Path(path)
+        path = _path(path)
         if path.exists() and not overwrite:
             raise SwitchBankError(
                 f"{path} is there already; open it with mode='a' to add to it, or pass "
@@ -103,7 +125,7 @@ class SwitchBank:
         """
         if mode not in ("r", "a"):
             raise SwitchBankError(f"the mode is {mode!r}, expected 'r' or 'a'")
-        log = LogFile.open(Path(path), writable=mode == "a")
+        log = LogFile.open(_path(path), writable=mode == "a")
         try:
             bank = cls(log, trusted=False)
             if base is not None:
@@ -155,6 +177,7 @@ class SwitchBank:
         """What :meth:`add` was told of a task."""
         return copy.deepcopy(self._task(name).content["meta"])
 
+    @_alone
     def entries(self, name: str) -> tuple[LeafEntry, ...]:
         """What the index says of a task's leaves; no blob is read.
 
@@ -167,16 +190,19 @@ class SwitchBank:
                 self._entries[name] = tuple(index.leaves(task, self._contents.base))
         return self._entries[name]
 
+    @_alone
     def get(self, name: str) -> Switch:
         """A task, of read-only NumPy arrays; those written with ``codec="plane"`` are mapped.
 
         Raises:
-          SwitchBankError: no such task, or it is damaged.
+          SwitchBankError: no such task, it is damaged, or the bank is closed.
         """
+        self._log.check_open()
         found = self.entries(name)
         zeros = self._zeros(name)
         return Switch({entry.path: self._unpack(name, entry, zeros) for entry in found})
 
+    @_alone
     def leaf(self, name: str, path: str) -> LeafSwitch | DenseLeaf | None:
         """One leaf of a task, None if the task does not change it."""
         for entry in self.entries(name):
@@ -184,17 +210,18 @@ class SwitchBank:
                 return self._unpack(name, entry, self._zeros(name))
         return None
 
+    @_alone
     def router(self) -> Any:
         """The stored :class:`~sinewich_jax.switches.router.Router`, or None."""
         stored = self._contents.router
         if stored is None:
             return None
-        from sinewich_jax.switches.router import Router
-
         with self._naming("the router"):
-            found = index.router_fields(stored, lambda place: self._fetch(stored.blobs, place))
-            return Router.from_fields(found)
+            return stored_router.unpack(
+                stored.content, stored.blobs.length, lambda at: self._fetch(stored.blobs, at)
+            )
 
+    @_alone
     def verify(self) -> None:
         """Reads everything: all checksums, and every task and the router as if they were used.
 
@@ -208,10 +235,12 @@ class SwitchBank:
             self.get(name)
         self.router()
 
+    @_alone
     def sizes(self) -> index.Sizes:
         """Bytes on the disk of the header, the router and each task."""
         return index.sizes(self._contents, self._log)
 
+    @_alone
     def report(self) -> Any:
         """Bytes on the disk beside the entropy bound; see :class:`.report.Report`."""
         from sinewich_jax.switches.report import Report
@@ -220,6 +249,7 @@ class SwitchBank:
 
     # ---- changes
 
+    @_alone
     def add(
         self,
         name: str,
@@ -231,7 +261,7 @@ class SwitchBank:
         """Appends a task; when this returns, it is on the disk.
 
         Args:
-          name: of the task.
+          name: of the task; see :func:`.index.check_name`.
           switch: of NumPy or JAX arrays, of one task (no stack).
           meta: anything that JSON has a form for: how the switch was made, when, from what.
           codec: of the masks: ``"auto"`` takes the smallest for each leaf; ``"plane"`` is larger
@@ -240,8 +270,10 @@ class SwitchBank:
 
         Raises:
           SwitchBankError: the name is taken or none, a leaf does not fit the base, its planes
-            contradict each other, or the disk is full. The bank is then as before.
+            contradict each other, its numbers are not finite, or the disk is full. The bank is then
+            as before.
         """
+        self._log.check_writable()
         blobs, rows = records.Blobs(), []
         with self._naming(f"the new task {name!r}", "added"):
             if index.check_name(name) in self._contents.tasks and not replace:
@@ -268,37 +300,36 @@ class SwitchBank:
             drafts.insert(0, _removal(name))
         self._append(drafts)
 
+    @_alone
     def remove(self, name: str) -> None:
         """Removes a task; its bytes stay in the file until :meth:`compact`.
 
         Raises:
           SwitchBankError: no such task.
         """
+        self._log.check_writable()
         self._task(name)
         self._append([_removal(name)])
 
+    @_alone
     def set_router(self, router: Any, dtype: str = "float32") -> None:
         """Stores a router in the place of any other; None removes it.
 
         Args:
           router: a :class:`~sinewich_jax.switches.router.Router`.
-          dtype: of its features on the disk; ``"float16"`` takes half of the bytes.
+          dtype: of its features on the disk: ``"float32"``, or ``"float16"`` for half of the bytes.
 
         Raises:
-          SwitchBankError: it has something that cannot be stored.
+          SwitchBankError: it is no router, or has something that cannot be stored and read again.
         """
-        blobs, content = records.Blobs(), None
+        self._log.check_writable()
+        blobs, text = records.Blobs(), entries.dump(None)
         if router is not None:
             with self._naming("the new router", "stored"):
-                values = dict(router.to_fields())
-                with np.errstate(over="ignore"):
-                    values["features"] = np.asarray(values["features"]).astype(dtype)
-                if not np.isfinite(values["features"]).all():
-                    raise ValueError(f"its features are not finite as {dtype}")
-                content = fields.pack(values, blobs)
-        text = entries.dump(content)
+                text = stored_router.pack(router, dtype, blobs)
         self._append([Draft(index.BLOBS, blobs.chunks), Draft(index.ROUTER, [text])])
 
+    @_alone
     def compact(self) -> int:
         """Writes the file anew without what was removed or replaced.
 
@@ -308,20 +339,17 @@ class SwitchBank:
         Raises:
           SwitchBankError: something is damaged, or the disk is full; the bank is then as before.
         """
-        if not self._log.writable:
-            raise SwitchBankError(
-                f"{self.path} is open for reading; open it with mode='a' to change it"
-            )
+        self._log.check_writable()
         kept = [*self._contents.tasks.values(), *filter(None, [self._contents.router])]
         first = self._log.changes[0][0]
         changes = [[self._copy(first)]]
         changes += [[self._copy(one.blobs), self._copy(one.index)] for one in kept]
-        before, old = self._log.end, self._log
-        self._log = log_file.written(self.path, changes)
-        old.close()
+        before = self._log.end
+        self._log = self._log.rewrite(changes)
         self._contents, self._entries = index.read(self._log), {}
         return before - self._log.end
 
+    @_alone
     def close(self) -> None:
         """Closes the file and unlocks it; switches that were read stay."""
         self._log.close()
@@ -337,6 +365,10 @@ class SwitchBank:
     def __contains__(self, name: object) -> bool:
         """Whether there is a task of that name."""
         return name in self._contents.tasks
+
+    def __iter__(self) -> Iterator[str]:
+        """Over the names."""
+        return iter(self.names)
 
     def __len__(self) -> int:
         """The number of tasks."""
@@ -385,6 +417,12 @@ class SwitchBank:
             raise
         except ValueError as error:
             raise SwitchBankError(f"{what} of {self.path} cannot be {verb}: {error}") from error
+
+
+def _path(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path):
+        raise SwitchBankError("the path of a switch bank is empty, expected that of a file")
+    return Path(path)
 
 
 def _removal(name: str) -> Draft:

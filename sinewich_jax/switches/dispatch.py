@@ -17,6 +17,7 @@ import numpy as np
 from sinewich_jax.core.trees import flatten_paths, map_paths
 from sinewich_jax.errors import ConfigError, DataError, did_you_mean
 from sinewich_jax.switches.leaf import Switch, register_pytrees
+from sinewich_jax.switches.router import Routing
 
 Array = Any
 Tree = Any
@@ -74,16 +75,20 @@ def group_routes(weights: Array, levels: int = LEVELS) -> Routes:
       levels: a multiple of every k whose votes are to stay exact.
 
     Raises:
-      DataError: weights that are no finite matrix with a row.
+      DataError: weights that are no finite matrix with a row, or beyond ``2**53 / levels``.
     """
     weights = np.asarray(weights)
     if weights.ndim != 2 or not weights.size or not np.isfinite(weights).all():
         raise DataError(
             f"weights have shape {weights.shape}; expected finite numbers (B, T), one row a sample"
         )
-    counts, group = np.unique(
-        np.rint(weights.astype(np.float64) * levels).astype(np.int64), axis=0, return_inverse=True
-    )
+    counts = np.rint(weights.astype(np.float64) * levels)
+    if np.abs(counts).max() > 2**53:  # no longer exact, and soon beyond int64
+        raise DataError(
+            f"weights reach {np.abs(weights).max():g}; expected at most {2**53 / levels:g}, below "
+            f"which multiples of 1 / {levels} can be told apart"
+        )
+    counts, group = np.unique(counts.astype(np.int64), axis=0, return_inverse=True)
     return Routes(counts, group.reshape(-1))
 
 
@@ -143,19 +148,22 @@ class Dispatcher:
         self._trees: collections.OrderedDict[bytes, Tree] = collections.OrderedDict()
         self._mapped: Callable[..., Any] | None = None
 
-    def __call__(self, inputs: Any, weights: Array) -> Dispatched:
+    def __call__(self, inputs: Any, weights: Array | Routing) -> Dispatched:
         """Runs a batch.
 
         Args:
           inputs: arrays or a tree of them, one row a sample.
-          weights: (B, T), of a :class:`~sinewich_jax.switches.router.Router`; a row of zeros runs
-            the base.
+          weights: (B, T), or what a :class:`~sinewich_jax.switches.router.Router` gives; a row of
+            zeros runs the base.
 
         Raises:
           DataError: weights that are no finite matrix of one row a sample and one column a switch,
             or outputs without one row a sample.
         """
-        weights = np.asarray(weights, np.float32)
+        if isinstance(weights, Routing):
+            weights = weights.weights
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinity
+            weights = np.asarray(weights, np.float32)
         routes = group_routes(weights, self._levels)
         if weights.shape[1] != len(self._switches):
             raise DataError(

@@ -33,6 +33,7 @@ from sinewich_jax.core import quantise
 from sinewich_jax.core.arrays import content, widen
 from sinewich_jax.core.trees import flatten_paths, map_paths
 from sinewich_jax.errors import ConfigError, DataError, SinewichError, TrainingError, did_you_mean
+from sinewich_jax.switches.fits import check_whole
 from sinewich_jax.switches.flex_loss import Loss, distillation
 from sinewich_jax.switches.flex_units import Known, Units, changes, export, know, start
 from sinewich_jax.switches.leaf import DenseLeaf, Switch
@@ -105,11 +106,11 @@ def compress(
 
     Raises:
       ConfigError: a setting that cannot be used.
-      DataError: no examples, or inputs that differ in their number.
+      DataError: no examples, inputs that differ in their number, or outputs without a row for each.
       SinewichError: a delta that does not fit the base, or is not finite.
       TrainingError: a loss that is not finite; the step is named.
     """
-    widths = _check_settings(steps, widths, batch_size, init_density)
+    widths = _check_settings(steps, learning_rate, widths, batch_size, init_density)
     distillation(loss)  # knows the name, or says so
     examples = _count(inputs)
     plan = _Plan(_hashable(apply_fn), loss, widths, min(batch_size, examples))
@@ -225,12 +226,22 @@ def _expert(plan: _Plan, base: Any, tau: dict[str, Array], inputs: Any, rows: Ar
 
 
 def _outputs(plan: _Plan, base: Any, tau: dict[str, Array], inputs: Any) -> Any:
-    """The expert's outputs for all examples, computed in batches of one size."""
+    """The expert's outputs for all examples, computed in batches of one size.
+
+    Raises:
+      DataError: outputs that have not one row an example.
+    """
     examples = _count(inputs)
     parts = [
         _expert(plan, base, tau, inputs, (first + np.arange(plan.batch_size)) % examples)
         for first in range(0, examples, plan.batch_size)
     ]
+    for path, leaf in flatten_paths(parts[0]).items():
+        if np.shape(leaf)[:1] != (plan.batch_size,):
+            raise DataError(
+                f"the output {path!r} of apply_fn has the shape {np.shape(leaf)} for a batch of "
+                f"{plan.batch_size} examples; expected one row an example"
+            )
     return jax.tree.map(lambda *outputs: jnp.concatenate(outputs)[:examples], *parts)
 
 
@@ -292,16 +303,19 @@ def _count(inputs: Any) -> int:
 
 
 def _check_settings(
-    steps: int, widths: Sequence[int], batch_size: int, init_density: float
+    steps: int, rate: float, widths: Sequence[int], batch_size: int, init_density: float
 ) -> tuple[int, ...]:
-    for name, number in (("steps", steps), ("batch_size", batch_size)):
-        if number < 1:
-            raise ConfigError(f"{name} is {number}; expected 1 or more")
+    check_whole("steps", steps)
+    check_whole("batch_size", batch_size)
+    if not rate > 0:
+        raise ConfigError(f"learning_rate is {rate}; expected a positive number")
     if not 0 < init_density <= 1:
         raise ConfigError(
             f"init_density is {init_density}, the share of entries kept at the start; expected a "
             "number above 0 and at most 1"
         )
+    if not isinstance(widths, Sequence):
+        raise ConfigError(f"widths is {widths!r}; expected a list of widths in bits, as (1, 2, 4)")
     if not widths or len(set(widths)) < len(widths):
         raise ConfigError(f"widths is {tuple(widths)}; expected different widths, at least one")
     for bits in widths:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sinewich_jax.core.arrays import dtype_of
+from sinewich_jax.core.arrays import content, dtype_of
 from sinewich_jax.core.trees import flatten_paths
 from sinewich_jax.storage.fingerprint import Fingerprint
 from sinewich_jax.storage.leaves import LeafSource
@@ -47,20 +48,31 @@ class Base(NamedTuple):
         """Of a tree of arrays or of an open file, read leaf by leaf.
 
         Raises:
-          CheckpointError: a leaf that cannot be read or is no array of numbers.
+          CheckpointError: a leaf that cannot be read.
+          SwitchBankError: a path, or a leaf that is no array of numbers.
         """
         if isinstance(base, Base):
             return base
+        if isinstance(base, str | os.PathLike):
+            raise SwitchBankError(
+                f"the base is {os.fspath(base)!r}, expected its leaves; open it with "
+                "storage.open_leaves"
+            )
         digest, leaves = Fingerprint(), {}
         if isinstance(base, LeafSource):
-            for path in base.names:
-                digest.add(path, base.read(path))
-                spec = base.spec(path)
-                leaves[path] = BaseLeaf(tuple(spec.shape), spec.dtype.name)
+            names, read = base.names, base.read
         else:
-            for path, leaf in sorted(flatten_paths(base).items()):
-                digest.add(path, leaf)
-                leaves[path] = BaseLeaf(tuple(np.shape(leaf)), np.dtype(dtype_of(leaf)).name)
+            flat = flatten_paths(base)
+            names, read = sorted(flat), flat.__getitem__
+        for path in names:
+            leaf = read(path)
+            if content(leaf) == "other":
+                raise SwitchBankError(
+                    f"the leaf {path!r} of the base holds {dtype_of(leaf)}, expected numbers; "
+                    "leave it out"
+                )
+            digest.add(path, leaf)
+            leaves[path] = BaseLeaf(tuple(np.shape(leaf)), np.dtype(dtype_of(leaf)).name)
         return cls(str(digest), leaves)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from sinewich_jax.errors import did_you_mean
-from sinewich_jax.switches import entries, fields, header
+from sinewich_jax.switches import entries, header
 from sinewich_jax.switches.entries import LeafEntry, Place
 from sinewich_jax.switches.leaf import plane_bytes
 from sinewich_jax.switches.log import ALIGNMENT, Record, SwitchBankError
@@ -152,10 +151,13 @@ def check_leaf(entry: LeafEntry, base: header.Base | None) -> None:
     """Compares a leaf with the base; one kept in full may be the task's own, such as its head.
 
     Raises:
-      ValueError: the base has none of that path, or of another shape.
+      ValueError: the base has none of that path, or of another shape, or it is no change.
     """
     if base is None:
         return
+    real = entry.dtype is None or entry.dtype.startswith(("float", "bfloat"))
+    if entry.path in base.leaves and not real:
+        raise ValueError(f"it holds {entry.dtype}, expected real numbers to add to the base's")
     if entry.path not in base.leaves:
         if entry.kind == "dense":
             return
@@ -214,54 +216,39 @@ def check_memory(found: Iterable[LeafEntry], limit: int | None) -> int:
 
 
 def check_name(name: Any) -> str:
-    """The name of a task.
+    """The one rule for the name of a task, for banks and for all who name tasks before.
+
+    A name is 1 to 200 printable characters in Unicode's composed form (NFC), so that no two look
+    alike. It can be written on a command line (``NAME=PATH``, ``PATH@NAME``, never an option) and
+    can be the name of a file: without ``=``, ``@`` and ``/``, no blank at either end, no ``-`` at
+    the beginning, and neither ``.`` nor ``..``.
+
+    Args:
+      name: whatever was given as one.
+
+    Returns:
+      The name, as it is.
 
     Raises:
-      ValueError: not 1 to 200 printable characters.
+      ValueError: it is none; the message says what a name is.
     """
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME or not name.isprintable():
+    if (
+        not isinstance(name, str)
+        or not 0 < len(name) <= _LONGEST_NAME
+        or not name.isprintable()
+        or name in (".", "..")
+        or name[0] in "- "
+        or name[-1] == " "
+        or set(name) & set("=@/")
+        or not unicodedata.is_normalized("NFC", name)
+    ):
         shown = repr(name)
         raise ValueError(
             f"the name of a task is {shown if len(shown) < 80 else shown[:77] + '...'}, expected 1 "
-            f"to {_LONGEST_NAME} printable characters"
+            f"to {_LONGEST_NAME} printable characters (NFC) without '=', '@' and '/', no blank at "
+            "either end, no '-' first, and neither '.' nor '..'"
         )
     return name
-
-
-def router_fields(stored: Stored, fetch: fields.Fetch) -> dict[str, Any]:
-    """What is stored of the router.
-
-    Raises:
-      ValueError: it cannot be read.
-    """
-    check_places(fields.places(stored.content), stored.blobs.length)
-    found = fields.unpack(stored.content, fetch)
-    for name, value in found.items():
-        if name not in _ROUTER or not _ROUTER[name](value):
-            raise ValueError(f"its {name[:40]!r} is nothing that a router has there")
-    return found
-
-
-def _is_matrix(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind == "f"
-
-
-def _is_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
-
-
-# A router checks what its fields mean, and may rely on what they are.
-_ROUTER: dict[str, Callable[[Any], bool]] = {
-    "features": _is_matrix,
-    "tasks": lambda v: isinstance(v, np.ndarray) and v.ndim == 1 and v.dtype.kind in "iu",
-    "names": _is_words,
-    "k": lambda v: type(v) is int and v < 1 << 31,
-    "metric": lambda v: isinstance(v, str),
-    "weighting": lambda v: isinstance(v, str),
-    "projection": lambda v: v is None or _is_matrix(v),
-    "threshold": lambda v: v is None or type(v) is float,
-    "extractor": lambda v: isinstance(v, str),
-}
 
 
 def _task(content: Any) -> tuple[dict[str, Any], str]:

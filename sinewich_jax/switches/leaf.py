@@ -16,8 +16,19 @@ from typing import Any, NamedTuple
 Array = Any
 
 
+class _Leaf:
+    """Lets JAX know the classes, if JAX is there, wherever a leaf comes from."""
+
+    def __post_init__(self) -> None:
+        register_pytrees()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # unpickled and copied ones
+        self.__dict__.update(state)
+        register_pytrees()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class LeafSwitch:
+class LeafSwitch(_Leaf):
     """The change of one leaf: an entry moves by ``knob`` up, ``knob`` down, or not at all.
 
     With ``levels`` it moves by ``knob`` times a whole number from 1 to ``2**(b - 1) - 1``: a leaf
@@ -39,10 +50,6 @@ class LeafSwitch:
     levels: Array
     shape: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        """Lets JAX know the class, if JAX is there."""
-        register_pytrees()
-
     @property
     def size(self) -> int:
         """The number of entries n of the leaf."""
@@ -55,7 +62,7 @@ class LeafSwitch:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class DenseLeaf:
+class DenseLeaf(_Leaf):
     """The change of a leaf that is kept as it is.
 
     Attributes:
@@ -63,10 +70,6 @@ class DenseLeaf:
     """
 
     delta: Array
-
-    def __post_init__(self) -> None:
-        """Lets JAX know the class, if JAX is there."""
-        register_pytrees()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,7 +80,9 @@ class DenseLeaf:
 class Switch(NamedTuple):
     """A task as the change of each leaf by its path; leaves that are not named do not change.
 
-    A pytree of arrays (shapes are static), so that ``jit``, ``vmap`` and shardings take it.
+    A pytree of arrays (shapes are static), so that ``jit``, ``vmap`` and shardings take it. One
+    that is older than the import of JAX is taken once anything of ``sinewich_jax.switches`` was
+    looked up, or called with a switch, after that import.
 
     Attributes:
       leaves: path, such as ``"stage0/block1/kernel"`` -> the change of that leaf.
@@ -94,8 +99,8 @@ def plane_bytes(size: int) -> int:
 def register_pytrees() -> None:
     """Lets JAX know the classes, if the program has it: switches of NumPy arrays need none.
 
-    Asked for by every leaf that is made, and by whatever is handed leaves: they may be older than
-    the program's import of JAX.
+    Asked for by every leaf that is made, by whatever is handed leaves, and by every look at
+    ``sinewich_jax.switches``: leaves may be older than the program's import of JAX.
     """
     if "jax" in sys.modules:
         _register()

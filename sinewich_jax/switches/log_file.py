@@ -7,6 +7,8 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +18,7 @@ from sinewich_jax.storage.atomic import atomic_write, is_full_disk, no_space
 from sinewich_jax.switches.log import (
     ALIGNMENT,
     COMMIT,
+    MAGIC,
     Record,
     Scan,
     SwitchBankError,
@@ -56,7 +59,9 @@ class LogFile:
         self.path, self.writable = path, writable
         self.changes: list[tuple[Record, ...]] = []
         self.end, self._seal, self.tail = 0, 0, 0
-        self._descriptor = descriptor
+        self._descriptor, self._real, self._process = descriptor, _resolved(path), os.getpid()
+        # Not __del__: when the interpreter ends, that may find no module os any more.
+        self._release = weakref.finalize(self, os.close, descriptor)
         self._map: mmap.mmap | None = None
 
     @classmethod
@@ -105,12 +110,9 @@ class LogFile:
           The records as written.
 
         Raises:
-          SwitchBankError: the file is open for reading only, or the disk is full.
+          SwitchBankError: it cannot be changed from here, or the disk is full.
         """
-        if not self.writable:
-            raise SwitchBankError(
-                f"{self.path} is open for reading; open it with mode='a' to change it"
-            )
+        self.check_writable()
         position, seal = self.end, self._seal
         records = []
         with self._all_or_nothing(sum(len(part) for draft in drafts for part in draft.chunks)):
@@ -130,10 +132,47 @@ class LogFile:
         self.end, self._seal, self._map = mark.end, mark.seal, None
         return tuple(records)
 
-    def payload(self, record: Record) -> memoryview:
-        """The payload of a record, mapped; its checksum is not looked at."""
+    def rewrite(self, changes: Sequence[Sequence[Draft]]) -> LogFile:
+        """Puts a new log in the place of this one, wherever the program is by now, and closes it.
+
+        Raises:
+          SwitchBankError: as :func:`written`; this log is then as before.
+        """
+        log = written(self._real, changes)
+        log.path = self.path
+        self.close()
+        return log
+
+    def check_open(self) -> None:
+        """Asked before anything is read.
+
+        Raises:
+          SwitchBankError: it was closed.
+        """
         if self._descriptor < 0:
             raise SwitchBankError(f"{self.path} is closed; open it again")
+
+    def check_writable(self) -> None:
+        """Asked before anything is changed.
+
+        Raises:
+          SwitchBankError: it was closed, is open for reading only, or belongs to the process that
+            this one is a fork of, which knows nothing of what this one would write.
+        """
+        self.check_open()
+        if not self.writable:
+            raise SwitchBankError(
+                f"{self.path} is open for reading; open it with mode='a' to change it"
+            )
+        if os.getpid() != self._process:
+            raise SwitchBankError(
+                f"{self.path} was opened by the process {self._process}, of which this one is a "
+                "fork; change it there, or open it here when it is closed there"
+            )
+
+    def payload(self, record: Record) -> memoryview:
+        """The payload of a record, mapped; its checksum is not looked at."""
+        self.check_open()
         if self._map is None:
             # What is not committed is left out: the next writer cuts it off.
             try:
@@ -158,14 +197,11 @@ class LogFile:
 
     def close(self) -> None:
         """Closes the file and unlocks it; what was mapped stays until nobody uses it."""
-        descriptor, self._descriptor = self._descriptor, -1
-        self._map, self.writable = None, False
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __del__(self) -> None:
-        """Closes a log that was forgotten."""
-        self.close()
+        if self.writable and os.getpid() == self._process:
+            with contextlib.suppress(OSError):  # a fork that lives on would keep the lock
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._descriptor, self._map, self.writable = -1, None, False
+        self._release()
 
     # ---- inside
 
@@ -214,16 +250,20 @@ class LogFile:
 def written(path: Path, changes: Sequence[Sequence[Draft]]) -> LogFile:
     """A log with these changes, wholly or not at all; open and locked before anybody sees it.
 
+    Of a file that is there the permissions stay, and of a link to it the link.
+
     Raises:
       SwitchBankError: it cannot be written.
     """
-    log = None
+    log, real = None, _resolved(path)
     try:
-        with atomic_write(path) as temporary:
+        with atomic_write(real) as temporary:
             log = LogFile.create(temporary)
+            if real.exists():
+                os.fchmod(log._descriptor, stat.S_IMODE(real.stat().st_mode))
             for drafts in changes:
                 log.append(drafts)
-        log.path = path
+        log.path, log._real = path, real
         return log
     except BaseException as error:
         if log is not None:
@@ -235,14 +275,20 @@ def written(path: Path, changes: Sequence[Sequence[Draft]]) -> LogFile:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keeps all writers from a file, whatever it holds.
+    """Keeps all writers from a log that is to be replaced, damaged as it may be.
 
     Raises:
-      SwitchBankError: one is there already.
+      SwitchBankError: one is there already, or the file is neither a log nor empty.
     """
     descriptor = _open(path, os.O_RDWR)
     try:
         _lock(descriptor, path)
+        found = os.pread(descriptor, len(MAGIC), 0)
+        if found not in (b"", MAGIC):
+            raise SwitchBankError(
+                f"{path} starts with {found!r}, expected {MAGIC!r}: it is no switch bank and is "
+                "not replaced by one; choose another name, or delete it first"
+            )
         yield
     finally:
         os.close(descriptor)
@@ -265,7 +311,14 @@ def _lock(descriptor: int, path: Path) -> None:
         raise SwitchBankError(f"{path} was replaced while it was opened; open it again")
 
 
+def _resolved(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
 def _open(path: Path, flags: int) -> int:
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would wait for its writer
+        what = "a folder" if os.path.isdir(path) else "no file"
+        raise SwitchBankError(f"expected a switch bank at {path}, found {what}")
     try:
         return os.open(path, flags, 0o666)
     except FileNotFoundError as error:

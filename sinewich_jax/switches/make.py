@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from sinewich_jax.core.arrays import content, dtype_of, fails, namespace
+from sinewich_jax.core.arrays import content, dtype_of, fails, is_traced, namespace, widen
 from sinewich_jax.core.trees import flatten_paths
 from sinewich_jax.errors import ConfigError, SinewichError, did_you_mean
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
@@ -54,15 +55,21 @@ def make_switch(
     As it stands it selects what the official code does, bit for bit: of the positive entries, and
     of the negative ones, the ``int(count * (1 - alpha))`` largest magnitudes and all that tie with
     the smallest of them. NumPy arrays are worked on in blocks; JAX arrays under ``jit``, ``vmap``
-    and any sharding, with the same planes. Numbers are read in float32, whatever their dtype.
+    and any sharding, with the same planes. Numbers are read in float32, whatever their dtype;
+    leaves that stay dense are kept in their own.
+
+    The official counts are truncated: a small leaf loses its whole change where ``count * (1 -
+    alpha)`` of both signs is below 1. ``min_size`` and ``keep_dense`` keep such leaves.
 
     Args:
       delta: a task vector, a tree of arrays (see :func:`sinewich_jax.merging.task_vector`).
       alpha: the fraction of the non-zero entries that is dropped, from 0 to below 1; 0.6 if density
-        is not given either. A tree or mapping by path, or a function of the path, gives each leaf
-        its own. ``"auto"`` keeps as many as bring the leaf nearest to its task vector (see
+        is not given either. A number, also as an array without axes, but static under ``jit``. A
+        tree or mapping by path, or a function of the path, gives each leaf its own. ``"auto"``
+        keeps as many as bring the leaf nearest to its task vector (see
         :func:`sinewich_jax.core.ternary.best_count`), with one threshold for both signs.
-      density: the fraction that is kept instead, above 0 and at most 1; in the same forms.
+      density: the fraction that is kept instead, above 0 and at most 1; in the same forms. Counts
+        are those of decimals: .29 of 100 entries are 29, where ``int(100 * .29)`` is 28.
       knob: with k kept entries: ``"l2_kept"`` is ``||kept|| / sqrt(k)`` (the official one),
         ``"l1"`` the mean of ``|kept|`` (least squares), ``"l2_full"`` is ``||delta|| / sqrt(k)``,
         which keeps the norm of the leaf. A leaf of which nothing is kept has the knob 0.
@@ -106,13 +113,15 @@ def make_switch(
     leaves: dict[str, LeafSwitch | DenseLeaf | None] = {}
     items: dict[str, _Item] = {}
     for path, leaf in flat.items():
-        values = _read(path, leaf)
-        if values is None:
+        if not _changes(path, leaf):
             continue
+        array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         leaves[path] = None  # in the order of the tree
         if stays(path, leaf):
-            leaves[path] = DenseLeaf(leaf if hasattr(leaf, "dtype") else np.asarray(leaf))
+            _check_finite(path, array)
+            leaves[path] = DenseLeaf(array)
         else:
+            values = _read(path, array)
             scores = None if given is None else _scores(path, values, given)
             items[path] = _Item(values, scores)
     fractions = _fractions(alpha, density, list(flat), list(items), scope)
@@ -152,33 +161,49 @@ def _check(name: str, value: Any, options: tuple[Any, ...]) -> None:
         raise ConfigError(f"{name} is {value!r}; expected one of {known}")
 
 
-def _read(path: str, leaf: Any) -> Array | None:
-    """The leaf in float32, looked at; None for integers, which do not change."""
+def _changes(path: str, leaf: Any) -> bool:
+    """Whether a leaf holds real numbers; integers do not change."""
     kind, xp = content(leaf), namespace(leaf)
     if kind == "other" or dtype_of(leaf).name.startswith("complex"):
         raise SinewichError(
             f"the leaf {path!r} of the task vector holds {dtype_of(leaf).name}; a switch is made "
             "of real numbers, so leave that leaf out"
         )
-    if kind == "discrete":
-        if fails((xp.asarray(leaf) == 0).all()):
-            raise SinewichError(
-                f"the leaf {path!r} of the task vector holds {dtype_of(leaf).name} that are not "
-                "all zero; integers cannot be scaled by a knob, so leave that leaf out"
-            )
-        return None
-    with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinity
-        values = xp.asarray(leaf).astype(np.float32, copy=False)
-    if xp is np:  # no array of booleans
-        sound = values.size == 0 or np.isfinite([values.max(), values.min()]).all()
-    else:
-        sound = xp.isfinite(values).all()
-    if fails(sound):
+    if kind == "discrete" and fails((xp.asarray(leaf) == 0).all()):
+        raise SinewichError(
+            f"the leaf {path!r} of the task vector holds {dtype_of(leaf).name} that are not all "
+            "zero; integers cannot be scaled by a knob, so leave that leaf out"
+        )
+    return kind == "real"
+
+
+def _read(path: str, leaf: Array) -> Array:
+    """The leaf in float32, looked at."""
+    with np.errstate(over="ignore"):
+        values = namespace(leaf).asarray(leaf).astype(np.float32, copy=False)
+    if not _is_finite(values):
+        _check_finite(path, leaf)
+        raise SinewichError(
+            f"the leaf {path!r} of the task vector holds {dtype_of(leaf).name} beyond float32, in "
+            "which leaves are binarised; keep it dense with keep_dense"
+        )
+    return values
+
+
+def _check_finite(path: str, leaf: Array) -> None:
+    if not _is_finite(widen(leaf, namespace(leaf))):
         raise SinewichError(
             f"the leaf {path!r} of the task vector holds NaN or infinity; make it from a "
             "checkpoint from before training diverged"
         )
-    return values
+
+
+def _is_finite(values: Array) -> bool:
+    """Whether no value is known to be NaN or infinite."""
+    xp = namespace(values)
+    if xp is np:  # no array of booleans
+        return values.size == 0 or bool(np.isfinite([values.max(), values.min()]).all())
+    return not fails(xp.isfinite(values).all())
 
 
 def _scores(path: str, values: Array, given: Mapping[str, Any]) -> Array:
@@ -213,8 +238,15 @@ def _stays(keep_dense: Any, min_size: int) -> Callable[[str, Any], bool]:
                 f"keep_dense is {keep_dense!r}, which is no regular expression: {error}"
             ) from error
         chosen = lambda path, _: named.fullmatch(path) is not None  # noqa: E731
+    elif keep_dense is None:
+        chosen = lambda path, leaf: False  # noqa: E731
+    elif callable(keep_dense):
+        chosen = keep_dense
     else:
-        chosen = keep_dense or (lambda path, leaf: False)
+        raise ConfigError(
+            f"keep_dense is {keep_dense!r}; expected a regular expression on the path ('a|b' for "
+            "two leaves), or a function of path and leaf"
+        )
     return lambda path, leaf: (
         np.ndim(leaf) == 0 or np.size(leaf) < min_size or bool(chosen(path, leaf))
     )
@@ -262,6 +294,7 @@ def _fractions(
 
 
 def _kept_of_alpha(alpha: Any, path: str) -> Fraction:
+    alpha = _static("alpha", alpha, path)
     if isinstance(alpha, str) and alpha == "auto":
         return "auto"
     if not _is_number(alpha) or not 0 <= alpha < 1:
@@ -276,12 +309,24 @@ def _kept_of_alpha(alpha: Any, path: str) -> Fraction:
 
 
 def _kept_of_density(density: Any, path: str) -> Fraction:
+    density = _static("density", density, path)
     if not _is_number(density) or not 0 < density <= 1:
         raise ConfigError(
             f"density{_at(path)} is {density!r}; expected the fraction that is kept, above 0 and "
             "at most 1"
         )
-    return float(density)
+    # One unit up: the double may be below the decimal that it stands for, and counts are truncated.
+    return min(1.0, math.nextafter(density, 1.0))
+
+
+def _static(name: str, value: Any, path: str) -> Any:
+    """A setting as Python has it, if it is an array without axes."""
+    if is_traced(value):
+        raise ConfigError(
+            f"{name}{_at(path)} is traced by JAX, and is static under jit; name it in "
+            "static_argnames, or bind it with functools.partial"
+        )
+    return value.item() if hasattr(value, "dtype") and np.ndim(value) == 0 else value
 
 
 def _is_number(value: Any) -> bool:

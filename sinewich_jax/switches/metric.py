@@ -13,15 +13,17 @@ import numpy as np
 
 from sinewich_jax.core.neighbours import soft_neighbours, squared_distances
 from sinewich_jax.errors import ConfigError, TrainingError
+from sinewich_jax.switches.fits import check_whole
 from sinewich_jax.switches.queries import QuerySet
 
 Array = Any
+_RANK = 32
 _NEIGHBOUR = 10  # its distance sets the temperature, as k = 10 neighbours vote
 
 
 def fit_metric(
     queries: QuerySet,
-    rank: int = 32,
+    rank: int | None = None,
     steps: int = 300,
     learning_rate: float = 1e-2,
     key: Any = None,
@@ -37,10 +39,10 @@ def fit_metric(
 
     Args:
       queries: M examples, at least two of one task.
-      rank: r; at most e.
+      rank: r, at most e; None for 32, or e if that is less.
       steps: of Adam; 0 gives the principal components.
       learning_rate: of Adam.
-      key: of JAX's random numbers, or None for ``jax.random.key(0)``; it chooses the examples of a
+      key: of JAX's random numbers, or a seed of them (None is 0); it chooses the examples of a
         step where there are more than ``batch``, and nothing else.
       batch: examples whose neighbours a step looks at.
 
@@ -56,6 +58,7 @@ def fit_metric(
     import optax
 
     features, tasks = np.asarray(queries.features, np.float32), np.asarray(queries.tasks)
+    rank = min(_RANK, features.shape[1]) if rank is None else rank
     _check(features, tasks, rank, steps, learning_rate, batch)
     center, scale = features.mean(axis=0), features.std()
     features = (features - center) / (scale if scale > 0 else 1.0)
@@ -92,7 +95,8 @@ def fit_metric(
         carry = (projection, optimizer.init(projection))
         return jax.lax.scan(step, carry, jax.random.split(key, steps))[0][0]
 
-    key = jax.random.key(0) if key is None else key
+    key = 0 if key is None else key
+    key = jax.random.key(key) if isinstance(key, int | np.integer) else key
     found = np.asarray(jax.jit(learn)(start, features, tasks, anchors, key)) if steps else start
     found = np.float32(found / (scale if scale > 0 else 1.0))
     if not np.isfinite(found).all():
@@ -105,14 +109,13 @@ def fit_metric(
 def _check(
     features: np.ndarray, tasks: np.ndarray, rank: int, steps: int, rate: float, batch: int
 ) -> None:
+    for name, value, least in (("rank", rank, 1), ("steps", steps, 0), ("batch", batch, 1)):
+        check_whole(name, value, least)
     width = features.shape[1]
-    if not 1 <= rank <= width:
+    if rank > width:
         raise ConfigError(f"rank is {rank} for features of width {width}; expected 1 to {width}")
-    if steps < 0 or batch < 1 or not 0 < rate < np.inf:
-        raise ConfigError(
-            f"steps is {steps}, batch {batch} and learning_rate {rate}; expected at least 0, at "
-            "least 1, and a positive number"
-        )
+    if not 0 < rate < np.inf:
+        raise ConfigError(f"learning_rate is {rate}; expected a positive number")
     if np.bincount(tasks).max() < 2:
         raise ConfigError(
             "no task of the query set has two examples, so none can be near another of its own; "

@@ -14,7 +14,7 @@ import numpy as np
 
 from sinewich_jax.core.trees import map_paths
 from sinewich_jax.errors import ConfigError, DataError, did_you_mean
-from sinewich_jax.switches.dispatch import LEVELS, group_routes
+from sinewich_jax.switches.dispatch import LEVELS, Dispatched, group_routes
 from sinewich_jax.switches.router import Router
 
 Array = Any
@@ -113,7 +113,7 @@ def evaluate_protocols(
     router: Router,
     tasks: Mapping[str, Examples],
     *,
-    protocols: Sequence[str] = PROTOCOLS,
+    protocols: str | Sequence[str] = PROTOCOLS,
     batch: int = 256,
     abstain: bool = False,
     levels: int = LEVELS,
@@ -121,13 +121,13 @@ def evaluate_protocols(
     """Measures protocols on batches of one task each, as the published ones are.
 
     Args:
-      run: ``run(inputs, weights (B, T))`` to what heads read, a row a sample: the outputs of a
-        :class:`~sinewich_jax.switches.dispatch.Dispatcher`, for example.
+      run: ``run(inputs, weights (B, T))`` to what heads read, a row a sample: a
+        :class:`~sinewich_jax.switches.dispatch.Dispatcher`, whose outputs are read, for example.
       score: ``score(outputs, heads (B,), labels)`` to (B,): whether (or how well) the head of task
         ``heads[i]`` answers sample i. A model with one head for all tasks ignores ``heads``.
       router: its names are the tasks.
       tasks: examples of every task of the router.
-      protocols: of :data:`PROTOCOLS`.
+      protocols: of :data:`PROTOCOLS`, one or many.
       batch: samples a batch; it is part of what the batch protocols are.
       abstain: sends unknown samples to the base, in every protocol but the oracle's. Their chosen
         head is that of the best guess. Published evaluations do not abstain.
@@ -137,6 +137,7 @@ def evaluate_protocols(
       ConfigError: an unknown protocol, tasks that are not the router's, or a batch below 1.
       DataError: a task whose rows do not agree, or scores that are not one a sample.
     """
+    protocols = (protocols,) if isinstance(protocols, str) else protocols
     for protocol in protocols:
         if protocol not in PROTOCOLS:
             raise ConfigError(f"no protocol is {protocol!r}{did_you_mean(protocol, PROTOCOLS)}")
@@ -194,6 +195,8 @@ def _measure(
                 chosen = np.where(gone, guesses.argmax(axis=1), weights.argmax(axis=1))
                 passes += size
             outputs = run(part.inputs, weights)
+            if isinstance(outputs, Dispatched):
+                outputs = outputs.outputs
             for heads, into in ((true, by_task), (chosen, routed_by_task)):
                 scores = np.asarray(score(outputs, heads, part.labels))
                 if scores.shape != (size,):

@@ -15,6 +15,7 @@ import numpy as np
 
 from sinewich_jax.core.trees import flatten_paths, map_paths
 from sinewich_jax.errors import ConfigError, DataError
+from sinewich_jax.switches.fits import check_whole
 
 Array = Any
 
@@ -97,8 +98,7 @@ def build_query_set(
       ConfigError: no task, or an ``n`` below 1.
       DataError: a task without examples, features that are not finite or of another width.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ConfigError(f"n is {n!r}, the examples a task; expected a whole number from 1")
+    check_whole("n", n)
     features: list[np.ndarray] = []
     tasks: list[int] = []
     for task, (name, stream) in enumerate(batches.items()):

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from sinewich_jax.core.arrays import content
 from sinewich_jax.storage.arrays import DTYPES
 from sinewich_jax.switches import codecs
 from sinewich_jax.switches.codecs.registry import ones
 from sinewich_jax.switches.entries import MAX_BITS, LeafEntry, Part, Place, dtype_of
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, plane_bytes
-from sinewich_jax.switches.log import aligned
+from sinewich_jax.switches.log import ALIGNMENT
 
+_PAGE = 4096
 Fetch = Callable[[Place], memoryview]
 """From where a blob is to its bytes, whose checksum holds."""
 
@@ -37,20 +39,26 @@ class Blobs:
 
         Args:
           data: the bytes; they must not change until they are written.
-          mapped: that it is to begin at a multiple of 64, because it is used where it lies.
+          mapped: that it is used where it lies, so that it begins at a multiple of 64; of 8, if it
+            is so short that padding would weigh more.
 
         Returns:
           Where it is, None if it has no bytes.
         """
         if not len(data):
             return None
-        padding = aligned(self.size) - self.size if mapped else 0
+        step = 1 if not mapped else ALIGNMENT if len(data) >= _PAGE else 8
+        padding = -self.size % step
         if padding:
             self.chunks.append(bytes(padding))
         place = Place(self.size + padding, len(data), zlib.crc32(data))
         self.chunks.append(data)
         self.size = place.offset + place.length
         return place
+
+    def fetch(self, place: Place) -> memoryview:
+        """The bytes of a blob, as they would come from the disk."""
+        return memoryview(b"".join(self.chunks))[place.offset : place.offset + place.length]
 
 
 def pack(path: str, leaf: LeafSwitch | DenseLeaf, blobs: Blobs, codec: str = "auto") -> LeafEntry:
@@ -92,7 +100,7 @@ def pack(path: str, leaf: LeafSwitch | DenseLeaf, blobs: Blobs, codec: str = "au
     if knob.ndim:
         dial = blobs.add(knob.astype("<f4").view(np.uint8).data) or ()
     else:
-        dial = float(knob)
+        dial = _shortest(knob)
     bits = 1 + levels.shape[0]
     return LeafEntry(path, "switch", shape, count, bits, dial, at, sign_at, levels_at)
 
@@ -189,6 +197,14 @@ def checked(leaf: LeafSwitch) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     return mask, sign, levels, knob
 
 
+def _shortest(knob: np.ndarray) -> float:
+    """The number with the fewest digits that is read as this float32."""
+    short = float(str(np.float32(knob)))
+    # Rounded to few digits, the largest one would be too large.
+    fits = abs(short) <= float(np.finfo(np.float32).max) and np.float32(short) == knob
+    return short if fits else float(knob)
+
+
 def _knob(entry: LeafEntry, fetch: Fetch) -> np.ndarray:
     if isinstance(entry.knob, Place):
         return _frozen(np.frombuffer(fetch(entry.knob), "<f4"))
@@ -201,6 +217,8 @@ def _pack_dense(path: str, leaf: DenseLeaf, blobs: Blobs) -> LeafEntry:
         raise ValueError(
             f"it has the dtype {delta.dtype}, expected one of {', '.join(sorted(DTYPES.values()))}"
         )
+    if content(delta) == "real" and not np.isfinite(delta).all():
+        raise ValueError("it holds NaN or infinity, expected finite numbers")
     little = delta.astype(delta.dtype.newbyteorder("<"), copy=False)
     place = blobs.add(little.reshape(-1).view(np.uint8).data, mapped=True)
     bits = 8 * delta.dtype.itemsize

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sinewich_jax.core.trees import unflatten_paths
+from sinewich_jax.errors import SinewichError
 from sinewich_jax.switches.entries import dtype_of
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
 from sinewich_jax.switches.log import SwitchBankError
@@ -38,6 +39,7 @@ def save_switch(
 
     Raises:
       CheckpointError: a checkpoint is there, the disk is full, or ``meta`` has no form in JSON.
+      SwitchBankError: leaves of which one is inside of another; a bank holds them.
     """
     from sinewich_jax.storage.checkpoints import CheckpointStore
 
@@ -50,7 +52,13 @@ def save_switch(
         specs = {f: {"shape": list(a.shape), "dtype": a.dtype.name} for f, a in arrays.items()}
         leaves.append({"path": path, "kind": kind, "shape": list(leaf.shape), "arrays": specs})
     about = {"format": _FORMAT, "leaves": leaves, "meta": dict(meta or {})}
-    tree = unflatten_paths(flat) if flat else {}
+    try:
+        tree = unflatten_paths(flat) if flat else {}
+    except SinewichError as error:
+        raise SwitchBankError(
+            f"the switch has no place in {directory} as a tree ({error}); add it to a SwitchBank, "
+            "which keeps leaves by their paths"
+        ) from error
     with CheckpointStore(directory) as store:
         store.save(_STEP, {_ITEM: tree, "meta": {_ITEM: about}})
 
@@ -62,7 +70,8 @@ def load_switch(directory: str | os.PathLike[str]) -> tuple[Switch, dict[str, An
       The switch, of NumPy arrays, and its meta.
 
     Raises:
-      CheckpointError: there is no such checkpoint, or it is damaged.
+      CheckpointError: there is no such checkpoint, or its files are damaged.
+      SwitchBankError: it holds no switch, or one whose arrays are not those that were written.
     """
     from sinewich_jax.storage.checkpoints import CheckpointStore
     from sinewich_jax.storage.leaves import open_leaves

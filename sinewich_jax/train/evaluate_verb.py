@@ -84,7 +84,8 @@ def _weights(arguments: argparse.Namespace) -> int:
     for name, row in found["tasks"].items():
         own = "" if row["own"] is None else f" (the run itself {_text(row['own'])})"
         print(f"{name:<14}{row['metric']:<14}{_text(row['value'])}{own}")
-    print(f"{found['replaced']} leaves of {arguments.weights}, {found['kept']} of the run")
+    leaves = "1 leaf" if found["replaced"] == 1 else f"{found['replaced']} leaves"
+    print(f"{leaves} of {arguments.weights}, {found['kept']} of the run")
     if arguments.out is not None:
         storage.write_json(arguments.out, found)
         print(f"written: {arguments.out}")

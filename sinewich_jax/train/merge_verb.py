@@ -99,7 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         missing = [name for name in missing if name != "--out"]
     if missing:
-        raise ConfigError(f"{' and '.join(missing)} is missing; 'sinewich merge --help' says more")
+        verb = "is" if len(missing) == 1 else "are"
+        raise ConfigError(
+            f"{' and '.join(missing)} {verb} missing; 'sinewich merge --help' says more"
+        )
     if len(experts) < 2:
         raise ConfigError(
             f"found {len(experts)} expert ({', '.join(experts) or 'none'}), expected at least two "

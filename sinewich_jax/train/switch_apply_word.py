@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from sinewich_jax.errors import ConfigError
-from sinewich_jax.train.switch_verb import bar, file, needed, number, say
+from sinewich_jax.train.switch_verb import bar, file, leaves, needed, number, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +30,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the base with tasks switched on."""
     from sinewich_jax.train import switch_leaves
 
-    needed(arguments, "base", "out")
+    needed("apply", arguments, "base", "out")
     bank = file(arguments.bank)
-    switch_leaves.check_out(arguments.out, arguments.overwrite)
+    inputs = {"the bank": bank, "the base": arguments.base}
+    switch_leaves.check_out(arguments.out, inputs, arguments.overwrite)
     weights = _weights(arguments.tasks, arguments.weight)
     with switch_leaves.opened_bank(bank, weights, arguments.base) as source:
         with bar("applying") as advance:
@@ -41,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
         say(source.notes)
         changed = " + ".join(f"{weight:g} x {task}" for task, weight in weights.items())
-        print(f"{len(source.names)} leaves of {arguments.base} + {changed}")
+        print(f"{leaves(len(source.names))} of {arguments.base} + {changed}")
     print(f"written: {arguments.out}")
     return 0
 

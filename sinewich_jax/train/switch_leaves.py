@@ -25,12 +25,21 @@ from sinewich_jax.switches.bank import SwitchBank
 from sinewich_jax.switches.leaf import Switch
 from sinewich_jax.switches.own import split_own
 from sinewich_jax.train.switch_origin import described, opened_base
+from sinewich_jax.train.switch_out import check_apart
 
 Progress = Callable[[int, int, str], None]
 
+_SUFFIX = ".safetensors"
+# Weights are multiplied with knobs in float32.
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 class SwitchedLeaves(LeafSource):
-    """The leaves of :func:`opened_bank`."""
+    """The leaves of :func:`opened_bank`.
+
+    Attributes:
+      inputs: the files that they are made of, by what messages call them.
+    """
 
     def __init__(
         self,
@@ -61,10 +70,7 @@ class SwitchedLeaves(LeafSource):
         self._own = {} if left_out else own
         notes = base.notes
         if left_out:
-            notes += (
-                f"{len(left_out)} leaves belong to single tasks, such as {left_out[0]!r}, and are "
-                "not in a mixture; apply one task for its own",
-            )
+            notes += (_left_out(left_out),)
         specs = dict(base.specs)
         specs |= {leaf: LeafSpec(array.shape, array.dtype) for leaf, array in self._own.items()}
         metadata = {"base_fingerprint": mark, "per_task": json.dumps(sorted(self._own))}
@@ -72,6 +78,7 @@ class SwitchedLeaves(LeafSource):
             metadata["task"] = next(iter(switches))
         metadata["weights"] = json.dumps(dict(weights))
         super().__init__(path, specs, metadata, notes)
+        self.inputs = {"the bank": path, "the base": base.path}
         self._base, self._switches, self._weights = base, changes, dict(weights)
 
     def read(self, name: str) -> np.ndarray:
@@ -87,13 +94,14 @@ class SwitchedLeaves(LeafSource):
         }
         if not changes:
             return leaf
-        if len(changes) == 1:
-            ((task, change),) = changes.items()
-            made = apply_switch({name: leaf}, change, self._weights[task])
-        else:
-            weights = np.array([self._weights[task] for task in changes], np.float32)
-            made = merge_switches({name: leaf}, changes, weights)
-        made = np.asarray(made[name])
+        with np.errstate(over="ignore", invalid="ignore"):  # said below, in a sentence
+            if len(changes) == 1:
+                ((task, change),) = changes.items()
+                made = apply_switch({name: leaf}, change, self._weights[task])
+            else:
+                weights = np.array([self._weights[task] for task in changes], np.float32)
+                made = merge_switches({name: leaf}, changes, weights)
+            made = np.asarray(made[name])
         if not np.isfinite(made).all():
             raise SinewichError(
                 f"{' and '.join(changes)} make numbers that are not finite of the leaf {name!r}, "
@@ -119,14 +127,16 @@ def opened_bank(
       base: what the bank was packed with: weights, or a run that started from it.
 
     Raises:
-      ConfigError: a task that the bank does not have, a weight that is not finite.
+      ConfigError: a task that the bank does not have, a weight that float32 does not hold.
       SinewichError: another base.
       CheckpointError: a file that cannot be read.
     """
     bank = Path(bank)
     for task, weight in tasks.items():
-        if not np.isfinite(weight):
-            raise ConfigError(f"the weight of {task!r} is {weight}, expected a finite number")
+        if not abs(weight) <= _LARGEST:
+            raise ConfigError(
+                f"the weight of {task!r} is {weight:g}, expected a finite number that float32 holds"
+            )
     with SwitchBank.open(bank) as opened:
         for task in tasks:
             if task not in opened.names:
@@ -141,7 +151,7 @@ def opened_bank(
 
 
 def write(
-    source: LeafSource,
+    source: SwitchedLeaves,
     out: str | os.PathLike[str],
     *,
     overwrite: bool = False,
@@ -156,10 +166,10 @@ def write(
       progress: called with leaves done, leaves in all, and the path that is looked at.
 
     Raises:
-      ConfigError: a file that is there.
+      ConfigError: see :func:`check_out`.
     """
     out = Path(out)
-    check_out(out, overwrite)
+    check_out(out, source.inputs, overwrite)
     metadata = {key: value for key, value in source.metadata.items() if value is not None}
     with write_leaves(out, source.specs, metadata) as writer:
         for done, name in enumerate(source.names):
@@ -168,13 +178,34 @@ def write(
             writer.write(name, source.read(name))
 
 
-def check_out(out: Path, overwrite: bool) -> None:
-    """Refuses a file that is there.
+def check_out(out: Path, inputs: Mapping[str, Path], overwrite: bool) -> None:
+    """Refuses a file that is there, and one that must not be.
+
+    Args:
+      out: the file.
+      inputs: see :func:`sinewich_jax.train.switch_out.check_apart`.
+      overwrite: whether another file may be replaced.
 
     Raises:
-      ConfigError: it, or a folder.
+      ConfigError: a folder, an input, a name of another format, or a file that is there.
     """
     if out.is_dir():
         raise ConfigError(f"{out} is a folder, expected a file; name another --out")
+    check_apart(out, inputs)
+    if out.suffix != _SUFFIX:
+        raise ConfigError(
+            f"{out} would hold safetensors, whatever its name says; expected --out NAME{_SUFFIX}"
+        )
     if out.exists() and not overwrite:
         raise ConfigError(f"{out} exists already; choose another --out, or pass --overwrite")
+
+
+def _left_out(own: list[str]) -> str:
+    """What a mixture says of leaves that are of single tasks."""
+    one = len(own) == 1
+    which = (
+        f"1 leaf belongs to a single task ({own[0]!r}) and is"
+        if one
+        else f"{len(own)} leaves belong to single tasks, such as {own[0]!r}, and are"
+    )
+    return f"{which} not in a mixture; apply one task for its own"

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sinewich_jax.errors import ConfigError, SinewichError
+from sinewich_jax.errors import SinewichError
 from sinewich_jax.merging import origins
 from sinewich_jax.merging.plan import open_base
 from sinewich_jax.storage.fingerprint import Fingerprint
@@ -185,15 +185,3 @@ def _listed(metadata: Mapping[str, str], fact: str) -> set[str]:
     paths = json.loads(metadata.get(fact, "[]"))
     prefix = json.loads(metadata.get("prefix", '""'))
     return {*paths, *(path.removeprefix(prefix) for path in paths)}
-
-
-def check_name(name: str) -> None:
-    """Refuses names that a command could not spell.
-
-    Raises:
-      ConfigError: the name.
-    """
-    if not name or not all(letter.isalnum() or letter in "_-." for letter in name):
-        raise ConfigError(
-            f"{name!r} cannot name a task of a bank; expected letters, digits, '-', '_' and '.'"
-        )

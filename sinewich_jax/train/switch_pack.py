@@ -27,7 +27,7 @@ from sinewich_jax.switches.bank import Base, SwitchBank
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
 from sinewich_jax.switches.make import METHODS, make_switch
 from sinewich_jax.switches.report import Report
-from sinewich_jax.train import switch_origin
+from sinewich_jax.train import switch_origin, switch_out
 from sinewich_jax.train.switch_plan import Expert, Plan
 
 Progress = Callable[[int, int, str], None]
@@ -107,12 +107,12 @@ def pack(
       progress: called with leaves done, leaves in all, and what is looked at.
 
     Raises:
-      ConfigError: a bank that is there, or is not there, or has a task of that name.
+      ConfigError: see :func:`sinewich_jax.train.switch_out.check_target`.
       SinewichError: experts that do not fit each other, numbers that are not finite.
     """
     out = Path(out)
     names = [expert.name for expert in plan.experts]
-    known = check_target(out, names, append, overwrite)
+    known = switch_out.check_target(out, names, _inputs(plan), append, overwrite)
     mark = switch_origin.fingerprint_of(plan.base)
     if append:
         _check_base(out, plan.base, mark)
@@ -149,35 +149,13 @@ def pack(
     return Packed(out, tuple(names), dataclasses.replace(report, path=str(out)), plan.notes)
 
 
-def check_target(
-    out: Path, names: list[str], append: bool, overwrite: bool
-) -> dict[str, dict[str, Any]]:
-    """What is known of the tasks that stay in the bank, ``{}`` for a new one.
-
-    Raises:
-      ConfigError: a bank that is there, or is not there, or has a task of that name.
-      SwitchBankError: the file is damaged, or no bank.
-    """
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder, expected a file; name another --out")
-    if not append:
-        if out.exists() and not overwrite:
-            raise ConfigError(
-                f"{out} exists already; add tasks to it with --append, write it anew with "
-                "--overwrite, or choose another --out"
-            )
-        return {}
-    if not out.exists():
-        raise ConfigError(f"there is no bank {out} to append to; leave out --append for a new one")
-    with SwitchBank.open(out) as bank:
-        known = {name: dict(bank.meta(name)) for name in bank.names}
-    for name in names:
-        if name in known and not overwrite:
-            raise ConfigError(
-                f"the bank {out} has a task {name!r} already; give the expert another name, or "
-                "replace it with --overwrite"
-            )
-    return known
+def _inputs(plan: Plan) -> dict[str, Path]:
+    scored = [expert for expert in plan.experts if expert.stats is not None]
+    return switch_out.inputs_of(
+        plan.base.path,
+        {expert.name: expert.source.path for expert in plan.experts},
+        {expert.name: expert.stats.source.path for expert in scored},
+    )
 
 
 def _check_base(out: Path, base: LeafSource, mark: str) -> None:

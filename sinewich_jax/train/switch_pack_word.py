@@ -8,6 +8,7 @@ from typing import Any
 
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.train.switch_verb import bar, needed, number, pairs, say, size
+from sinewich_jax.train.switch_verb import leaves as counted
 
 _SHOWN = 3  # names of leaves on one line
 
@@ -74,10 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Packs, or says what would be packed."""
-    from sinewich_jax.train import switch_pack, switch_plan
+    from sinewich_jax.train import switch_out, switch_pack, switch_plan
 
     experts = pairs("--expert", arguments.expert)
-    needed(arguments, "base", "expert", *(() if arguments.dry_run else ("out",)))
+    needed("pack", arguments, "base", "expert", *(() if arguments.dry_run else ("out",)))
     options = switch_pack.method_options(
         arguments.method,
         alpha=_fraction("--alpha", arguments.alpha),
@@ -85,14 +86,16 @@ def run(arguments: argparse.Namespace) -> int:
         knob=arguments.knob,
         scope=arguments.scope,
     )
+    stats = pairs("--stats", arguments.stats)
     if arguments.out is not None:  # before anything is read
-        switch_pack.check_target(
-            arguments.out, list(experts), arguments.append, arguments.overwrite
+        inputs = switch_out.inputs_of(arguments.base, experts, stats)
+        switch_out.check_target(
+            arguments.out, list(experts), inputs, arguments.append, arguments.overwrite
         )
     with switch_plan.planned(
         arguments.base,
         experts,
-        stats=pairs("--stats", arguments.stats) or None,
+        stats=stats or None,
         only=arguments.only,
         keep_dense=arguments.keep_dense,
     ) as plan:
@@ -150,5 +153,4 @@ def _entries(spec: Any) -> int:
 
 def _listed(leaves: tuple[str, ...]) -> str:
     more = f", ... {leaves[-1]}" if len(leaves) > _SHOWN else ""
-    count = f"{len(leaves)} leaves" if len(leaves) > 1 else "1 leaf"
-    return f"{count}: {', '.join(leaves[:_SHOWN])}{more}"
+    return f"{counted(len(leaves))}: {', '.join(leaves[:_SHOWN])}{more}"

@@ -19,6 +19,7 @@ from sinewich_jax.merging.files import FileStats
 from sinewich_jax.merging.plan import open_base
 from sinewich_jax.storage.leaves import CHECKPOINTS, LeafSource, open_leaves
 from sinewich_jax.storage.manifest import MANIFEST
+from sinewich_jax.switches import index
 from sinewich_jax.train import merge_tasks, switch_origin
 
 StrPath = str | os.PathLike[str]
@@ -89,7 +90,10 @@ def planned(
       CheckpointError: something that cannot be opened.
     """
     for name in experts:
-        switch_origin.check_name(name)
+        try:
+            index.check_name(name)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     for name in stats or {}:
         if name not in experts:
             raise ConfigError(
@@ -158,8 +162,8 @@ def _expert(
     missing = [leaf for leaf in shared if leaf not in source.specs]
     if missing:
         raise SinewichError(
-            f"{label} lacks {len(missing)} of the {len(shared)} leaves of {base.path}, the first "
-            f"is {missing[0]!r}; name the base that it was trained from, or choose the leaves that "
+            f"{label} lacks leaves of {base.path}, {len(missing)} of {len(shared)}, the first is "
+            f"{missing[0]!r}; name the base that it was trained from, or choose the leaves that "
             "both have with --only"
         )
     for leaf in shared:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sinewich_jax.errors import ConfigError
+from sinewich_jax.report.tables import markdown_table
 from sinewich_jax.switches.queries import build_query_set
 from sinewich_jax.switches.router import Router
 from sinewich_jax.train.switch_features import Features, batches, pictures
@@ -135,17 +136,14 @@ def route(
 def table(routes: Sequence[Route]) -> str:
     """Routes for people to read, a line each."""
     tasks = list(routes[0].votes)
-    rows = [("image", *tasks, "goes to", "distance", "threshold", "")]
+    headers = ("image", *tasks, "goes to", "distance", "threshold", "the router")
+    rows = []
     for one in routes:
         limit = "none" if one.threshold is None else f"{one.threshold:.4g}"
         votes = [f"{one.votes[task]:.2f}" for task in tasks]
         said = "does not know" if one.abstains else ""
         rows.append((one.image, *votes, one.task or BASE, f"{one.distance:.4g}", limit, said))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return markdown_table(headers, rows, f"l{'r' * len(tasks)}lrrl").rstrip("\n")
 
 
 def _groups(named: Iterable[Any], count: int = 8) -> Iterable[list[Any]]:

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Makes a router, keeps it, and asks it."""
-    needed(arguments, "base")
+    needed("route", arguments, "base")
     path = file(arguments.bank)
     examples = pairs("--queries", arguments.queries)
     if arguments.save and not examples:

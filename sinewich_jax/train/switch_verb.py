@@ -108,21 +108,27 @@ def number(option: str, text: str) -> float:
         raise ConfigError(f"{option} is {text!r}, expected a number") from None
 
 
-def needed(arguments: argparse.Namespace, *names: str) -> None:
-    """Refuses a call without options that it cannot do without.
+def needed(word: str, arguments: argparse.Namespace, *names: str) -> None:
+    """Refuses a call of a word without options that it cannot do without.
 
     Raises:
       ConfigError: naming them.
     """
-    missing = [f"--{name}" for name in names if not getattr(arguments, name)]
-    if missing:
-        raise ConfigError(f"{' and '.join(missing)} is missing; 'sinewich switch --help' says more")
+    *others, last = [f"--{name}" for name in names if not getattr(arguments, name)] or [""]
+    if last:
+        missing = f"{', '.join(others)} and {last} are" if others else f"{last} is"
+        raise ConfigError(f"{missing} missing; 'sinewich switch {word} --help' says more")
 
 
 def say(notes: Sequence[str]) -> None:
     """Prints what a user should know to standard error."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def leaves(count: int) -> str:
+    """A number of leaves for people to read."""
+    return "1 leaf" if count == 1 else f"{count} leaves"
 
 
 def size(count: float) -> str:

@@ -57,10 +57,22 @@ def test_a_bank_of_one_task_beside_the_entropy(tmp_path):
 
 def test_arguments_that_cannot_be_used(tmp_path, capsys):
     out = f"--out={tmp_path / 'switch.json'}"
-    for wrong in ("--params=0", "--pairs=0"):
-        assert main(["bench", "switch", out, wrong]) == 2
-        assert "expected at least 1 parameter and 1 pair" in capsys.readouterr().err
+    for option, wrong, message in (
+        ("params", ("0", "1", "999", "nan", "inf"), "expected a number from 1000"),
+        ("pairs", ("0",), "expected at least 1"),
+    ):
+        for value in wrong:
+            assert main(["bench", "switch", out, f"--{option}={value}"]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(f"error: --{option} is ") and message in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_least_task_vector_has_a_bound_at_every_density(tmp_path):
+    delta = switch_runs.task_vector(switch.LEAST)
+    for density in switch.STORED:
+        found = switch_runs.storage(tmp_path / "bank.swb", make_switch(delta, density=density))
+        assert found["bound_bytes"] > 0 and found["file_ratio"] > 1
 
 
 @pytest.mark.slow

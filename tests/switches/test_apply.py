@@ -319,3 +319,98 @@ def test_stacks_that_cannot_be():
         stack_switches([SWITCH, make_switch(delta, group="row")])
     with pytest.raises(SinewichError, match=r"'w' is dense of the shape .* in the switch 1 "):
         stack_switches([SWITCH, make_switch(delta, keep_dense="w")])
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        ("2", "holds str; expected real numbers"),
+        (None, "holds NoneType; expected real numbers"),
+        (1j, "holds complex; expected real numbers"),
+        (np.complex64(1), "holds complex64"),
+        ([1.0, 10.0], r"has the shape \(2,\); expected one number"),
+        ([[1.0], [1.0, 2.0]], r"has the shape \(2,\); expected one number"),
+        (float("nan"), "is not finite in float32"),
+        (jnp.float32(np.inf), "is not finite in float32"),
+        pytest.param(10**400, "is not finite in float32", id="huge"),
+        (1e39, "is not finite in float32"),
+    ],
+)
+def test_weights_that_are_none(weight, message):
+    base = {"w": np.zeros((2, 2), np.float32)}
+    for call in (apply_switch, remove_switch):
+        with pytest.raises(SinewichError, match=f"the weight {message}"):
+            call(base, SWITCH, weight)
+    for switches in ({"a": SWITCH}, stack_switches([SWITCH])):
+        with pytest.raises(SinewichError, match=f"the weight of the switch '.' {message}"):
+            merge_switches(base, switches, [weight])
+    with pytest.raises(SinewichError, match=f"the weight of the switch 'a' {message}"):
+        merge_switches(base, {"a": SWITCH}, {"a": weight})
+
+
+def test_whole_numbers_are_weights():
+    base = {"w": np.zeros((2, 2), np.float32)}
+    expected = remove_switch(base, SWITCH)
+    for one in (np.uint8(1), jnp.uint8(1), True, np.array(1)):
+        assert_equal(remove_switch(base, SWITCH, one), expected)
+    assert np.isfinite(apply_switch(base, SWITCH, 10**30)["w"]).all()
+    for found in (np.uint8([1]), np.ones(1, bool), [np.float64(1)]):
+        assert_equal(merge_switches(base, {"a": SWITCH}, found), apply_switch(base, SWITCH))
+    with pytest.raises(SinewichError, match="the array of weights holds complex128"):
+        merge_switches(base, {"a": SWITCH}, np.ones(1, complex))
+
+
+def test_a_step_beyond_float32_is_refused():
+    base, dense_leaf = {"w": np.zeros(3, np.float32)}, DenseLeaf(np.float32([1, -20, 0]))
+    leaf = make_switch({"w": np.float32([20, 0, 0])}, alpha=0).leaves["w"]
+    for change in (leaf, dense_leaf):
+        with pytest.raises(
+            SinewichError, match=r"weight 1e\+38 moves the leaf 'w' beyond the range"
+        ):
+            apply_switch(base, Switch({"w": change}), 1e38, in_place=True)
+    fine, (levels, _) = {"w": np.zeros((13, 6), np.float32)}, with_levels(0)
+    with pytest.raises(SinewichError, match="beyond the range of float32"):
+        apply_switch(fine, Switch({"w": levels}), 3e38)
+
+
+def test_dense_leaves_are_exact():
+    base, delta = {"w": np.array([1.0, 2.0])}, {"w": np.array([1e-12, 1e300])}
+    switch = make_switch(delta, keep_dense="w")
+    assert_equal(apply_switch(base, switch), {"w": base["w"] + delta["w"]})
+    assert_equal(unpack(switch), delta)
+    small = {"w": np.float32([1, 2])}
+    both = {
+        "x": make_switch(small, alpha=0),
+        "y": make_switch({"w": delta["w"][:1].repeat(2)}, keep_dense="w"),
+    }
+    knob = float(both["x"].leaves["w"].knob)
+    for switches in (both, dict(reversed(both.items()))):
+        found = merge_switches(base, switches, [1, 1])
+        np.testing.assert_array_equal(found["w"], base["w"] + (knob + 1e-12))
+    with jax.enable_x64(True):
+        traced = jax.jit(apply_switch)(base, switch)
+        assert_equal(traced, {"w": base["w"] + delta["w"]})
+
+
+def test_nothing_is_written_where_one_leaf_cannot_be():
+    base = {"a": np.zeros(3, np.float32), "b": np.zeros(6, np.float32)[::2]}
+    switch = make_switch({"a": np.ones(3, np.float32), "b": np.ones(3, np.float32)})
+    with pytest.raises(SinewichError, match="'b' cannot be written in place"):
+        apply_switch(base, switch, in_place=True)
+    assert not base["a"].any()
+
+
+def test_what_is_no_switch():
+    base = {"w": np.zeros((2, 2), np.float32)}
+    for call in (lambda: apply_switch(base, base), lambda: unpack(base)):
+        with pytest.raises(
+            SinewichError, match="the switch is of the type dict; expected a Switch"
+        ):
+            call()
+    with pytest.raises(SinewichError, match="are of the type list; expected a mapping"):
+        merge_switches(base, [SWITCH, SWITCH], [1, 1])
+    with pytest.raises(SinewichError, match="are a mapping, but a stack has no names"):
+        stack_switches({"a": SWITCH})
+    with pytest.raises(SinewichError, match="the switch 1 of the stack is of the type dict"):
+        stack_switches([SWITCH, base])
+    assert stack_switches(SWITCH for _ in range(2)).leaves["w"].mask.shape == (2, 1)

@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from sinewich_jax.core.trees import flatten_paths
 from sinewich_jax.errors import CheckpointError
 from sinewich_jax.storage import open_leaves, save_safetensors
 from sinewich_jax.storage.fingerprint import fingerprint
+from sinewich_jax.switches import index
 from sinewich_jax.switches.bank import Base, SwitchBank, SwitchBankError
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
 from sinewich_jax.switches.queries import QuerySet
@@ -108,13 +110,33 @@ def test_jax_arrays_are_taken(bank):
     assert all(type(array) is np.ndarray for array in arrays(bank.get("a")).values())
 
 
-def test_planes_are_mapped_and_read_only(bank):
-    bank.add("a", task(0), codec="plane")
-    found = bank.get("a")
-    mask = found.leaves["block/kernel"].mask
-    assert mask.ctypes.data % 64 == 0 and not mask.flags.owndata
+def test_planes_are_mapped_and_read_only(path):
+    large = leaf(np.random.default_rng(0), (200, 200), 0.5)
+    switch = Switch(task(0).leaves | {"large": large, "own": DenseLeaf(np.arange(3.0))})
+    with SwitchBank.create(path) as bank:
+        bank.add("a", switch, codec="plane")
+        found = bank.get("a")
+    for plane in (found.leaves["large"].mask, found.leaves["large"].sign):
+        assert plane.ctypes.data % 64 == 0 and not plane.flags.owndata
     for array in arrays(found).values():
         assert not array.flags.writeable
+    assert found.leaves["own"].delta.flags.aligned
+
+
+def test_small_leaves_take_little_beside_their_numbers(path):
+    rng = np.random.default_rng(0)
+    knobs = np.concatenate([rng.random(200), 10.0 ** rng.uniform(-44, 38, 800)])
+    knobs = np.r_[0, knobs, np.finfo(np.float32).max].astype(np.float32)
+    with SwitchBank.create(path) as bank:
+        one = Switch({"w": leaf(rng, (9,), 0.5)})
+        bank.add("a", replaced(one, "w", knob=np.float32(0.1)))
+        assert bank.entries("a")[0].knob == 0.1
+        turned = {str(i): replaced(one, "w", knob=knob).leaves["w"] for i, knob in enumerate(knobs)}
+        bank.add("b", Switch(turned))
+        assert_same(bank.get("b"), Switch(turned))
+        bank.add("c", Switch({str(i): DenseLeaf(np.ones(3, np.float32)) for i in range(10)}))
+        places = [place for entry in bank.entries("c") for place in entry.blobs]
+        assert places[-1].offset == 9 * 16
 
 
 def test_one_leaf_alone(bank):
@@ -215,10 +237,43 @@ def test_create_does_not_overwrite(path):
         SwitchBank.create(path)
     with SwitchBank.create(path, overwrite=True) as bank:
         assert bank.names == ()
-    path.write_text("something else")
+    path.write_text("")
     SwitchBank.create(path, overwrite=True).close()
     with SwitchBank.open(path) as bank:
         assert bank.base is None and bank.base_leaves == {} and bank.frequencies is None
+
+
+def test_create_replaces_nothing_but_banks(path):
+    path.write_text("my thesis")
+    with pytest.raises(SwitchBankError, match=r"starts with b'my thesi'.* is not replaced"):
+        SwitchBank.create(path, overwrite=True)
+    assert path.read_text() == "my thesis"
+
+
+def test_links_and_permissions_stay(path, tmp_path):
+    link = tmp_path / "link.swb"
+    link.symlink_to(path)
+    SwitchBank.create(link).close()
+    path.chmod(0o640)
+    SwitchBank.create(link, overwrite=True).close()
+    with SwitchBank.open(link, "a") as bank:
+        bank.add("a", task(0))
+        bank.remove("a")
+        bank.compact()
+        bank.add("b", task(0))
+        assert bank.path == link
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o640
+    with SwitchBank.open(path) as bank:
+        assert list(bank) == ["b"]
+
+
+def test_a_bank_stays_where_it_is_when_the_program_goes_elsewhere(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with SwitchBank.create(path.name) as bank:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir("elsewhere")
+        bank.compact()
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_where_no_file_can_be(tmp_path):
@@ -245,6 +300,47 @@ def test_reading_changes_nothing(bank, path):
     assert path.read_bytes() == before
     with pytest.raises(SwitchBankError, match="the mode is 'w', expected 'r' or 'a'"):
         SwitchBank.open(path, "w")
+
+
+def test_what_is_closed_says_so(bank):
+    bank.add("a", task(0))
+    bank.close()
+    bank.close()
+    for use in (
+        lambda: bank.get("a"),
+        lambda: bank.add("b", task(0)),
+        lambda: bank.remove("a"),
+        lambda: bank.set_router(None),
+        bank.compact,
+        bank.verify,
+    ):
+        with pytest.raises(SwitchBankError, match="is closed; open it again"):
+            use()
+
+
+@pytest.mark.parametrize("mode", ["r", "a"])
+def test_what_is_no_file_is_no_bank(tmp_path, mode):
+    with pytest.raises(SwitchBankError, match=r"expected a switch bank at .*, found a folder"):
+        SwitchBank.open(tmp_path, mode)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SwitchBankError, match="found no file"):
+        SwitchBank.open(tmp_path / "pipe", mode)
+    for call in (SwitchBank.open, SwitchBank.create):
+        with pytest.raises(SwitchBankError, match="path of a switch bank is empty, expected"):
+            call("")
+
+
+@pytest.mark.parametrize("base", ["base.safetensors", pathlib.Path("run"), "sha256:12"])
+def test_a_path_is_no_base(path, base):
+    with pytest.raises(SwitchBankError, match=r"open it with storage\.open_leaves"):
+        SwitchBank.create(path, base=base)
+    assert not path.exists()
+
+
+def test_a_base_is_made_of_numbers(path):
+    for odd in (np.array(["a"]), np.array(["2020"], "M8[D]"), "text"):
+        with pytest.raises(SwitchBankError, match=r"leaf 'w' of the base holds .* numbers"):
+            SwitchBank.create(path, base={"w": odd})
 
 
 def test_the_base_is_known_by_its_fingerprint(path, tmp_path):
@@ -304,6 +400,10 @@ def broken():
         r"its knob is float32\(3,\)": replaced(good, "block/bias", knob=np.ones(3, np.float32)),
         "it is a float32, expected a LeafSwitch": Switch({"scale": np.float32(1)}),
         "has the dtype complex128": Switch({"scale": DenseLeaf(np.complex128(1))}),
+        "'scale': it holds NaN or infinity": Switch({"scale": DenseLeaf(np.float32("nan"))}),
+        "'own': it holds NaN or infinity": Switch({"own": DenseLeaf(np.full(3, np.inf))}),
+        "'scale': it holds bool, expected real": Switch({"scale": DenseLeaf(np.bool_(True))}),
+        "'scale': it holds int32, expected real": Switch({"scale": DenseLeaf(np.int32(1))}),
         "its path is 5, expected a string": Switch({5: DenseLeaf(np.float32(1))}),
         "its shape is .* at most 32 whole numbers": Switch({"w": leaf(rng, (1,) * 33, 1)}),
         "it is a dict, expected a Switch": {"scale": DenseLeaf(np.float32(1))},
@@ -322,7 +422,10 @@ def test_what_cannot_be_added_is_named_and_nothing_is_written(bank, path, messag
 
 
 def test_names_meta_and_codecs_that_cannot_be_added(bank):
-    for name in ("", ["a"], "a\nb", "x" * 201, None, "\ud800"):
+    for name in ("", ["a"], "a\nb", "x" * 201, None, "\ud800", *" -=@/.", "..", "-a", "a ", " a"):
+        with pytest.raises(SwitchBankError, match="1 to 200 printable characters"):
+            bank.add(name, task(0))
+    for name in ("a=b", "a@b", "a/b", "a\tb", "a\u00a0b", "e\u0301"):
         with pytest.raises(SwitchBankError, match="1 to 200 printable characters"):
             bank.add(name, task(0))
         deep = []
@@ -336,6 +439,8 @@ def test_names_meta_and_codecs_that_cannot_be_added(bank):
         bank.add("a", task(0), codec="zip")
     with pytest.raises(SwitchBankError, match="has no task 'b'"):
         bank.get("b")
+    for name in (".a", "a.b", "a-b", "\u00e9", "a b", "x" * 200):
+        assert index.check_name(name) == name
     bank.add("Größe ☃", task(0), {"ü": "ß"})
     assert bank.meta("Größe ☃") == {"ü": "ß"}
 
@@ -370,7 +475,125 @@ def test_the_router_comes_back(bank, path):
         bank.set_router(loud, dtype="float16")
 
 
-# ---- other processes
+def test_a_router_that_nobody_could_read_is_not_stored(bank, path):
+    good = make_router()
+    bank.set_router(good)
+    before = path.read_bytes()
+    numbered = good._replace(queries=good.queries._replace(names=(1, 2)))
+    for message, router, dtype in (
+        ("it is a int, expected a Router or None", 3, "float32"),
+        ("dtype is 'int8', expected 'float16' or 'float32'", good, "int8"),
+        ("dtype is 'f32', expected", good, "f32"),
+        ("its names cannot be that of a router, expected strings", numbered, "float32"),
+        ("something that no router has", good._replace(queries=3), "float32"),
+        ("something that no router has", good._replace(extractor=object()), "float32"),
+        ("k is 0", good._replace(k=0), "float32"),
+        ("JSON", good._replace(threshold=float("inf")), "float32"),
+        (
+            "no example of the task 'c'",
+            good._replace(queries=good.queries._replace(names=("a", "b", "c"))),
+            "float32",
+        ),
+    ):
+        with pytest.raises(SwitchBankError, match=message):
+            bank.set_router(router, dtype=dtype)
+    assert path.read_bytes() == before
+    bank.verify()
+
+
+# ---- threads and other processes
+
+
+def test_threads_take_turns(bank, path):
+    wrong = []
+
+    def work(number):
+        for step in range(10):
+            try:
+                bank.add(f"{number}-{step}", task(step % 4))
+                assert_same(bank.get(f"{number}-{step}"), task(step % 4))
+                if step % 3 == 2:
+                    bank.remove(f"{number}-{step - 1}")
+                    bank.compact()
+            except Exception as error:  # for the thread that can tell
+                wrong.append(error)
+                raise
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    with SwitchBank.open(path) as reader:
+        assert reader.names == bank.names and len(reader) == 21
+        reader.verify()
+
+
+def test_of_threads_that_add_one_name_one_wins(bank, path):
+    refused = []
+
+    def work():
+        try:
+            bank.add("a", task(0))
+        except SwitchBankError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 3 and all("pass replace=True" in one for one in refused)
+    with SwitchBank.open(path) as reader:
+        assert_same(reader.get("a"), task(0))
+
+
+def test_a_fork_reads_and_does_not_write(path):
+    script = """
+import os, sys, time
+from sinewich_jax.switches.bank import SwitchBank, SwitchBankError
+from tests.switches.samples import assert_same, task
+bank = SwitchBank.create(sys.argv[1])
+bank.add("a", task(0))
+bank._lock.acquire()  # as a thread that is not in the fork
+asked, answers = os.pipe()
+child = os.fork()
+if not child:
+    assert_same(bank.get("a"), task(0))
+    for change in (lambda: bank.add("b", task(1)), lambda: bank.remove("a"), bank.compact):
+        try:
+            change()
+        except SwitchBankError as error:
+            os.write(answers, f"{error}\\n".encode())
+    time.sleep(60)
+said = b""
+while said.count(b"\\n") < 3:
+    said += os.read(asked, 9999)
+bank._lock.release()
+bank.add("c", task(1))
+bank.close()
+SwitchBank.open(sys.argv[1], "a").close()  # though the fork lives on
+os.kill(child, 9)
+os.waitpid(child, 0)
+print(said.decode())
+"""
+    done = run(script, path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("of which this one is a fork; change it there") == 3
+    with SwitchBank.open(path) as bank:
+        assert list(bank) == ["a", "c"]
+        bank.verify()
+
+
+def test_a_bank_that_is_left_open_says_nothing_at_the_end(path):
+    script = """
+import sys, threading
+from sinewich_jax.switches.bank import SwitchBank
+threading.keep = SwitchBank.create(sys.argv[1])  # to be found when os is gone
+"""
+    done = run(script, path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def digest(switch):
@@ -432,6 +655,13 @@ def test_a_switch_as_an_orbax_checkpoint(tmp_path):
         save_switch(tmp_path / "one", task(1))
     with pytest.raises(CheckpointError, match="no step 0"):
         load_switch(tmp_path / "absent")
+
+
+def test_leaves_inside_of_leaves_are_no_tree(tmp_path):
+    one = leaf(np.random.default_rng(0), (9,), 0.5)
+    with pytest.raises(SwitchBankError, match=r"no place in .* as a tree .*'a/mask'.*SwitchBank"):
+        save_switch(tmp_path / "one", Switch({"a": one, "a/mask": one}))
+    assert not (tmp_path / "one").exists()
 
 
 @pytest.mark.parametrize("paths", [[""], ["head/none"], []])

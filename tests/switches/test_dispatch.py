@@ -11,6 +11,8 @@ from sinewich_jax.errors import ConfigError, DataError
 from sinewich_jax.switches.apply import apply_switch, merge_switches
 from sinewich_jax.switches.dispatch import Dispatcher, group_routes, padded_size
 from sinewich_jax.switches.make import make_switch
+from sinewich_jax.switches.queries import QuerySet
+from sinewich_jax.switches.router import Router
 
 NAMES = ("a", "b", "c")
 
@@ -166,6 +168,8 @@ def test_settings_that_cannot_be_are_refused(model, options, words):
         (batch(2), np.full((2, 3), np.nan), "expected finite numbers"),
         (batch(0), np.zeros((0, 3)), "one row a sample"),
         (batch(2), np.zeros(3), r"shape \(3,\)"),
+        (batch(2), np.full((2, 3), 1e16), r"weights reach 1e\+16; expected at most 3.*e\+12"),
+        (batch(2), np.full((2, 3), 1e300), "expected finite numbers"),
     ],
 )
 def test_batches_that_do_not_fit_are_refused(model, inputs, weights, words):
@@ -177,3 +181,11 @@ def test_a_model_that_gives_something_else_than_a_row_a_sample_is_refused(model)
     dispatcher = Dispatcher(lambda tree, inputs: {"loss": np.float32(0)}, *model)
     with pytest.raises(DataError, match=r"'loss' of apply_fn have shape \(\) for 2 samples"):
         dispatcher(batch(2), np.zeros((2, 3)))
+
+
+def test_what_a_router_gives_is_taken_as_it_is(model):
+    queries = QuerySet.checked(np.eye(3), [0, 1, 2], NAMES)
+    routing = Router.fit(queries, 1)(np.eye(3)[[2, 0]])
+    dispatcher = Dispatcher(network, *model)
+    found, expected = (dispatcher(batch(2), given) for given in (routing, routing.weights))
+    np.testing.assert_array_equal(found.outputs["y"], expected.outputs["y"])

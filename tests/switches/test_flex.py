@@ -140,7 +140,7 @@ def test_the_switch_is_ordinary_and_its_values_are_knob_times_sign_times_magnitu
 def test_the_trace_tells_the_bits_and_the_loss_of_the_exported_switch(small):
     # Where nothing is learned the switch of the step is the exported one.
     base, delta, images = small
-    switch, trace = quick(small, steps=1, learning_rate=0, widths=(4,), batch_size=1000)
+    switch, trace = quick(small, steps=1, learning_rate=1e-30, widths=(4,), batch_size=1000)
     assert trace.bits[-1] == pytest.approx(bits_per_parameter(switch), rel=1e-5)
     assert trace.loss[-1] == pytest.approx(distance(base, delta, switch, images), rel=1e-4)
     assert trace.densities["in/kernel"] == pytest.approx(0.4, abs=0.03)  # init_density
@@ -225,8 +225,11 @@ def test_losses_are_zero_at_the_teacher_and_what_their_names_say():
         ({"widths": ()}, "at least one"),
         ({"widths": (4, 4)}, "different widths"),
         ({"widths": (16,)}, "from 1 to 8"),
-        ({"steps": 0}, "expected 1 or more"),
-        ({"batch_size": 0}, "expected 1 or more"),
+        ({"widths": 1}, "widths is 1; expected a list"),
+        ({"steps": 0}, "steps is 0; expected a whole number from 1"),
+        ({"steps": 3.0}, "steps is 3.0; expected a whole number from 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"learning_rate": 0.0}, r"learning_rate is 0\.0; expected a positive number"),
         ({"init_density": 0.0}, "above 0 and at most 1"),
     ],
 )
@@ -239,6 +242,11 @@ def test_settings_that_cannot_be_used(small, settings, message):
 def test_no_examples(small, inputs):
     with pytest.raises(DataError, match="no examples"):
         compress(*small[:2], network, inputs)
+
+
+def test_outputs_without_a_row_for_each_example(small):
+    with pytest.raises(DataError, match=r"shape \(\) for a batch of 32 .* one row an example"):
+        compress(*small[:2], lambda tree, x: network(tree, x).sum(), small[2])
 
 
 def test_inputs_of_different_lengths(small):

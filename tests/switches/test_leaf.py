@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from sinewich_jax.switches import DenseLeaf, LeafSwitch, Switch
+from sinewich_jax.switches import leaf as module
 
 ZEROS = np.zeros(2, np.uint8)
 
@@ -43,3 +45,27 @@ on = apply_switch(jax.device_put(base), switch)
 np.testing.assert_array_equal(on["w"], apply_switch(base, switch)["w"])
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_switches_older_than_jax_go_into_jit():
+    code = """
+import numpy as np
+from sinewich_jax import switches
+switch = switches.make_switch({"w": np.arange(9, dtype=np.float32), "b": np.float32(2)})
+import jax
+base = jax.device_put({"w": np.ones(9, np.float32), "b": np.float32(1)})
+on = jax.jit(switches.apply_switch, donate_argnums=0)(base, switch)
+np.testing.assert_array_equal(on["b"], 3)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_unpickled_leaves_are_made_known_too(monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "register_pytrees", lambda: calls.append(1))
+    for one in (leaf(3), DenseLeaf(np.ones(3))):
+        calls.clear()
+        other = pickle.loads(pickle.dumps(one))
+        assert calls and other.shape == one.shape
+        for name, value in vars(one).items():
+            np.testing.assert_array_equal(getattr(other, name), value)

@@ -241,7 +241,7 @@ def test_a_record_of_another_history_is_damage(path):
 def test_other_files_and_versions(tmp_path, path):
     with pytest.raises(SwitchBankError, match="found nothing"):
         LogFile.open(tmp_path / "absent")
-    with pytest.raises(SwitchBankError, match="cannot be"):
+    with pytest.raises(SwitchBankError, match="found a folder"):
         LogFile.open(tmp_path)
     (tmp_path / "text").write_text("hello")
     with pytest.raises(SwitchBankError, match=r"starts with b'hello'.* no switch bank"):
@@ -268,6 +268,23 @@ def test_one_writer_and_any_readers(path):
     log.close()
     reader.close()
     LogFile.open(path, writable=True).close()
+
+
+def test_only_logs_and_empty_files_are_locked_to_be_replaced(path, tmp_path):
+    for content in (path.read_bytes(), path.read_bytes()[:8] + b"damaged", b""):
+        path.write_bytes(content)
+        with locked(path):
+            pass
+    path.write_bytes(b"\x89PNG")
+    with pytest.raises(SwitchBankError, match="no switch bank and is not replaced"), locked(path):
+        pass
+
+
+def test_a_closed_log_says_so(path):
+    log = LogFile.open(path, writable=True)
+    log.close()
+    with pytest.raises(SwitchBankError, match="is closed; open it again"):
+        log.append(drafts([(TEXT, b"no")]))
 
 
 def test_a_file_that_was_replaced_while_it_was_locked(path, monkeypatch):

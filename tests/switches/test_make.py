@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sinewich_jax.errors import ConfigError, SinewichError
 from sinewich_jax.switches.apply import stack_switches, unpack
 from sinewich_jax.switches.leaf import DenseLeaf
-from sinewich_jax.switches.make import METHODS, make_switch
+from sinewich_jax.switches.make import METHODS, _kept_of_density, make_switch
 from sinewich_jax.switches.planes import decode
 from sinewich_jax.switches.selection import kept_count
 
@@ -83,6 +83,35 @@ def test_nine_tenths_dropped_keeps_what_double_precision_says(count, expected):
     delta = np.arange(1, count + 1, dtype=np.float32)
     assert kept(delta, alpha=0.9).sum() == expected
     assert kept(delta, density=0.1).sum() == count // 10
+
+
+@pytest.mark.parametrize("library", [np, jnp])
+@pytest.mark.parametrize("scope", ["leaf", "global"])
+def test_densities_are_decimals_and_alphas_are_official(library, scope):
+    delta = np.arange(1, 101, dtype=np.float32)
+    for density, alpha in ((0.29, 0.71), (0.58, 0.42), (0.07, 0.93), (1 / 3, 2 / 3)):
+        counts = [
+            int(ternary(make_switch({"w": library.asarray(delta)}, scope=scope, **how)).sum())
+            for how in ({"density": density}, {"alpha": alpha})
+        ]
+        assert counts == [int(100 * density + 1e-9), int(100 * (1 - alpha))]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 2**31 - 1), st.integers(1, 10_000))
+def test_counts_of_decimals_are_exact(count, parts):
+    fraction = _kept_of_density(parts / 10_000, "")
+    assert kept_count(count, fraction) == count * parts // 10_000
+
+
+def test_fractions_may_be_arrays_without_axes_but_not_traced():
+    delta = {"w": laplace(50)}
+    for number in (np.array(0.5), jnp.float32(0.5), np.float16(0.5)):
+        for name in ("alpha", "density"):
+            assert_same(make_switch(delta, **{name: number}), make_switch(delta, **{name: 0.5}))
+    for name in ("alpha", "density"):
+        with pytest.raises(ConfigError, match=f"{name} is traced by JAX, and is static under jit"):
+            jax.jit(lambda x, name=name: make_switch(delta, **{name: x}))(0.5)
 
 
 # --- properties -------------------------------------------------------------------------------
@@ -282,6 +311,14 @@ def test_some_leaves_stay_as_they_are():
     assert isinstance(chosen.leaves["body"], DenseLeaf)
 
 
+def test_dense_leaves_need_not_be_of_float32():
+    delta = {"w": np.array([1e300, 1]), "b": np.float64(1e-300)}
+    switch = make_switch(delta, keep_dense="w")
+    assert switch.leaves["w"].delta is delta["w"] and switch.leaves["b"].delta == 1e-300
+    with pytest.raises(SinewichError, match=r"the leaf 'w' .* holds NaN or infinity"):
+        make_switch({"w": np.array([1, np.inf])}, keep_dense="w")
+
+
 def test_an_empty_leaf_has_no_planes():
     switch = make_switch({"none": np.zeros((0, 4), np.float32)}, min_size=0, group="row")
     leaf = switch.leaves["none"]
@@ -377,6 +414,7 @@ W = {"w": np.float32([1, -2, 3])}
         ({"ties": "first"}, "ties is 'first'"),
         ({"ties": "exact", "compat": True}, "compat"),
         ({"keep_dense": "("}, "keep_dense is '\\(', which is no regular expression"),
+        ({"keep_dense": ["b"]}, r"keep_dense is \['b'\]; expected a regular expression"),
     ],
 )
 def test_settings_that_cannot_be(setting, message):
@@ -390,7 +428,8 @@ def test_settings_that_cannot_be(setting, message):
         ({"a": {"w": np.float32([1, np.nan])}}, "the leaf 'a/w' .* holds NaN or infinity"),
         ({"w": np.float32([1, np.inf])}, "the leaf 'w' .* holds NaN or infinity"),
         ({"w": np.float32([-np.inf, 1])}, "the leaf 'w' .* holds NaN or infinity"),
-        ({"w": np.array([1e300, 1])}, "the leaf 'w' .* holds NaN or infinity"),
+        ({"w": np.array([np.nan, 1e300])}, "the leaf 'w' .* holds NaN or infinity"),
+        ({"w": np.array([1e300, 1])}, "the leaf 'w' .* holds float64 beyond float32, .* dense"),
         ({"w": jnp.float32([1, np.nan])}, "the leaf 'w' .* holds NaN or infinity"),
         ({"s": np.float32(np.nan)}, "the leaf 's' .* holds NaN or infinity"),
         ({"n": np.arange(3)}, "the leaf 'n' .* holds int64 that are not all zero"),

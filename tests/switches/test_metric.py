@@ -78,7 +78,8 @@ def test_a_rank_above_the_number_of_examples():
         ({"rank": 13}, "expected 1 to 12"),
         ({"rank": 0}, "rank is 0"),
         ({"steps": -1}, "steps is -1"),
-        ({"learning_rate": 0.0}, "learning_rate 0.0"),
+        ({"rank": 2.0}, r"rank is 2\.0; expected a whole number from 1"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options, words):
@@ -89,3 +90,12 @@ def test_settings_that_cannot_be_are_refused(options, words):
 def test_tasks_of_one_example_each_teach_nothing():
     with pytest.raises(ConfigError, match="no task of the query set has two examples"):
         fit_metric(QuerySet.checked(np.eye(2), [0, 1], ["a", "b"]), rank=1)
+
+
+def test_narrow_features_have_a_rank_and_seeds_are_keys():
+    queries = hidden(40)
+    assert fit_metric(queries, steps=0).shape == (12, 12)
+    given = [
+        fit_metric(queries, 2, 5, key=key, batch=16) for key in (np.int64(5), jax.random.key(5))
+    ]
+    np.testing.assert_array_equal(*given)

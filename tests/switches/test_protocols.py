@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sinewich_jax.errors import ConfigError, DataError
+from sinewich_jax.switches.dispatch import Dispatched
 from sinewich_jax.switches.protocols import PROTOCOLS, Examples, evaluate_protocols
 from sinewich_jax.switches.queries import QuerySet
 from sinewich_jax.switches.router import Router
@@ -107,3 +108,11 @@ def test_what_cannot_be_measured_is_refused(router, tasks):
         evaluate_protocols(run, score, router, short)
     with pytest.raises(DataError, match=r"shape \(\); expected \(3,\)"):
         evaluate_protocols(run, lambda *_: np.float32(1), router, tasks)
+
+
+def test_one_protocol_and_a_dispatcher_are_taken_as_they_are(router, tasks):
+    outcome = evaluate_protocols(
+        lambda *batch: Dispatched(run(*batch), 1, 1, 0, 1.0), score, router, tasks, protocols="top1"
+    )
+    plain = evaluate_protocols(run, score, router, tasks, protocols=["top1"])
+    assert outcome.table() == plain.table()

@@ -213,6 +213,7 @@ def test_balanced_examples_take_turns_by_label():
         ({"a": [np.ones((2, 3))], "b": [np.full((2, 3), np.nan)]}, {}, "first of the task 'b'"),
         ({"a": [np.float32(1)]}, {}, "leading axes"),
         ({"a": [np.ones((2, 3))]}, {"n": 0}, "n is 0"),
+        ({"a": [np.ones((2, 3))]}, {"n": 2.0}, "n is 2.0"),
     ],
 )
 def test_what_is_no_query_set_is_refused(batches, options, words):

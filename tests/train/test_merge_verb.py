@@ -110,7 +110,7 @@ def test_what_is_missing_is_asked_for(words, capsys):
     for given, message in (
         ([], "no rule is named"),
         (["avrage"], "unknown merge rule 'avrage' (did you mean 'average'?)"),
-        (["average"], "--base and --out is missing"),
+        (["average"], "--base and --out are missing"),
         (["average", base, a, b], "--out is missing"),
         (["average", base, out], "found 0 expert (none), expected at least two"),
         (["average", base, a, out], "found 1 expert (a), expected at least two"),

@@ -58,12 +58,15 @@ def test_the_six_commands_run_one_after_the_other(tmp_path):
     assert "written: tasks.swb" in shell(pack, tmp_path)
     assert "bits/param" in shell(inspect, tmp_path)
     *_, day, night, kept = shell(route, tmp_path).splitlines()
-    assert day.split()[:4] == ["day/images/30.png", "1.00", "0.00", "day"]
-    assert night.split()[:4] == ["night/images/30.png", "0.00", "1.00", "night"]
-    assert kept.startswith("examples kept in tasks.swb: 32 of day, 32 of night")
+    for place, line, votes in (("day", day, "1.00 0.00"), ("night", night, "0.00 1.00")):
+        words = line.replace("|", " ").split()
+        assert words[:4] == [f"{place}/images/30.png", *votes.split(), place]
+        # Among nobody's examples, which are the training images.
+        assert "30" in (tmp_path / place / "splits" / "val.txt").read_text().split()
+    assert kept.startswith("examples kept in tasks.swb: 24 of day, 24 of night")
     # The bank answers by itself now, and the base wherever it is asked for.
     alone = "sinewich switch route tasks.swb night/images --base runs/night"
-    assert len(shell(alone, tmp_path).splitlines()) == 33
+    assert len(shell(alone, tmp_path).splitlines()) == 34
     assert "127 leaves of tasks.swb@night, 0 of the run" in shell(evaluate, tmp_path)
     merged = evaluate.replace("tasks.swb@night", "merged/merged.safetensors")
     assert "117 leaves of merged/merged.safetensors, 10 of the run" in shell(merged, tmp_path)

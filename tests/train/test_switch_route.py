@@ -71,10 +71,11 @@ def test_pictures_go_to_their_tasks_and_the_unknown_to_the_base(made, call):
     assert code == 0 and "examples kept in tasks.swb: 14 of red, 14 of green; tiny, mean of" in out
     code, out, err = call("noise.png", "red/red00.png")
     assert code == 0 and err == ""
-    header, noise, red = out.splitlines()
-    assert header.split() == ["image", "red", "green", "goes", "to", "distance", "threshold"]
-    assert "base" in noise.split() and noise.endswith("does not know")
-    assert red.split()[:4] == ["red/red00.png", "1.00", "0.00", "red"]
+    assert len({len(line) for line in out.splitlines()}) == 1
+    header, _, noise, red = ([c.strip() for c in row.split("|")[1:-1]] for row in out.splitlines())
+    assert header == ["image", "red", "green", "goes to", "distance", "threshold", "the router"]
+    assert noise[0] == "noise.png" and noise[3] == "base" and noise[-1] == "does not know"
+    assert red[:4] == ["red/red00.png", "1.00", "0.00", "red"] and red[-1] == ""
     _, out, _ = call("noise.png", "--never-abstain", "--mode=top1", "--json")
     (noise,) = json.loads(out)
     assert not noise["abstains"] and noise["task"] in COLOURS

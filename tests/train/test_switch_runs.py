@@ -76,6 +76,20 @@ def test_a_run_is_packed_onto_what_it_started_from_with_its_decoder(trained):
     assert "omega" in meta["own"] and meta["facts"]["step"] == "4"
 
 
+def test_nothing_is_written_into_a_run_that_is_read(trained, capsys):
+    """Neither over a file of it nor beside them."""
+    before = {p: p.read_bytes() for p in sorted((trained / "a").rglob("*")) if p.is_file()}
+    some = next(path for path in before if path.name == "results.json")
+    for out in (some, trained / "a" / "tasks.swb"):
+        assert pack(trained / "b", {"a": trained / "a"}, out, "--overwrite") == 2
+        assert f"lies in {trained / 'a'}, which is the expert 'a'" in error(capsys)
+    words = ["switch", "apply", str(trained / "tasks.swb"), "b", f"--base={trained / 'a'}"]
+    assert main([*words, f"--out={trained / 'a' / 'b.safetensors'}"]) == 2
+    assert f"lies in {trained / 'a'}, which is the base" in error(capsys)
+    after = {p: p.read_bytes() for p in sorted((trained / "a").rglob("*")) if p.is_file()}
+    assert after == before
+
+
 def test_curvature_of_the_training_chooses(trained, tmp_path):
     out = tmp_path / "saliency.swb"
     assert pack(trained / "a", {"a": trained / "a"}, out, f"--stats=a={trained / 'a'}") == 0

@@ -12,10 +12,11 @@ import pytest
 
 from sinewich_jax.cli import main
 from sinewich_jax.core.arrays import widen
+from sinewich_jax.errors import ConfigError
 from sinewich_jax.storage import load_safetensors
 from sinewich_jax.storage.fingerprint import fingerprint
 from sinewich_jax.switches import apply, bank, make
-from sinewich_jax.train import switch_pack
+from sinewich_jax.train import switch_leaves, switch_pack, switch_plan
 from tests.merging import files
 
 HEADS = {"a": 3, "b": 5, "c": 5}
@@ -119,7 +120,7 @@ def test_a_mixture_has_no_leaves_of_single_tasks(folder, family, capsys):
     capsys.readouterr()
     words = ["switch", "apply", "tasks.swb", "a=0.5", "b=0.25", "--base=base.safetensors"]
     assert main([*words, "--out=mixed.safetensors"]) == 0
-    assert "1 leaves belong to single tasks" in capsys.readouterr().err
+    assert "1 leaf belongs to a single task ('head/kernel') and is not" in capsys.readouterr().err
     found, metadata = load_safetensors("mixed.safetensors")
     each = {name: expected(base, experts[name], alpha=0.6)[0] for name in "ab"}
     files.same(found, apply.merge_switches(base, each, {"a": 0.5, "b": 0.25}))
@@ -264,13 +265,19 @@ APPLY = ("apply", "tasks.swb", "a", "--base=base.safetensors", "--out=new.safete
     [
         (None, (), "no word is named, expected one of pack, apply, inspect, route"),
         (None, ("pakc",), "unknown word 'pakc' of 'sinewich switch' (did you mean 'pack'?)"),
-        (None, ("pack",), "--base and --expert and --out is missing"),
+        (
+            None,
+            ("pack",),
+            "--base, --expert and --out are missing; 'sinewich switch pack --help' says more",
+        ),
         (None, (*PACK, "--bse"), "unrecognized arguments: --bse"),
         (None, (*PACK, "--base=gone.npz"), "expected weights at gone.npz, found nothing"),
         (None, (*PACK, "--expert=b=gone.npz"), "expected weights at gone.npz, found nothing"),
         (None, (*PACK, "--expert=a=b.npz"), "--expert names 'a' twice"),
         (None, (*PACK, "--expert=b"), "--expert is 'b', expected NAME=PATH"),
-        (None, (*PACK, "--expert=b c=b.npz"), "'b c' cannot name a task of a bank"),
+        (None, (*PACK, "--expert=b@c=b.npz"), "the name of a task is 'b@c'"),
+        (None, (*PACK, "--expert=b/c=b.npz"), "the name of a task is 'b/c'"),
+        (None, (*PACK, "--expert=b\tc=b.npz"), "the name of a task is 'b\\tc'"),
         (None, (*PACK, "--alpha=1.2"), "alpha is 1.2; expected the fraction that is dropped"),
         (None, (*PACK, "--alpha=much"), "--alpha is 'much', expected a number"),
         (None, (*PACK, "--density=auto"), "--density is 'auto', expected a number"),
@@ -297,8 +304,8 @@ APPLY = ("apply", "tasks.swb", "a", "--base=base.safetensors", "--out=new.safete
         (
             changed("a", **{"block/kernel": None}),
             PACK,
-            "the expert 'a' (a.safetensors) lacks 1 of the 7 leaves of base.safetensors, the first "
-            "is 'block/kernel'",
+            "the expert 'a' (a.safetensors) lacks leaves of base.safetensors, 1 of 7, the first is "
+            "'block/kernel'",
         ),
         (
             changed("a", **{"block/kernel": np.ones((12, 9), np.float32)}),
@@ -327,10 +334,22 @@ APPLY = ("apply", "tasks.swb", "a", "--base=base.safetensors", "--out=new.safete
         (other_base, (*APPLY, "--base=other.safetensors"), "tasks.swb holds switches of another"),
         (None, (*APPLY, "--base=gone.npz"), "expected weights at gone.npz, found nothing"),
         (None, ("apply", "gone.swb", *APPLY[2:]), "expected a file of switches at gone.swb"),
-        (None, ("apply", "tasks.swb", "a"), "--base and --out is missing"),
+        (
+            None,
+            ("apply", "tasks.swb", "a"),
+            "--base and --out are missing; 'sinewich switch apply --help' says more",
+        ),
         (None, (*APPLY, "--out=a.safetensors"), "a.safetensors exists already"),
         (None, (*APPLY, "--weight=heavy"), "--weight is 'heavy', expected a number"),
         (None, (*APPLY, "--weight=inf"), "the weight of 'a' is inf, expected a finite number"),
+        (
+            None,
+            (*APPLY[:2], "a=1e39", *APPLY[3:]),
+            "is 1e+39, expected a finite number that f",
+        ),
+        (None, (*APPLY, "--base=gone.npz", "--weight=-1e39"), "the weight of 'a' is -1e+39"),
+        (None, (*APPLY, "--out=new.npz"), "new.npz would hold safetensors, whatever"),
+        (None, (*APPLY, "--out=new"), "new would hold safetensors, whatever its"),
         (None, (*APPLY[:2], "a=1", "b", *APPLY[3:]), "no weight of 'b'; a mixture needs TASK="),
         (None, (*APPLY[:2], "a=1", "b=1", "--weight=2", *APPLY[3:]), "--weight is for a single"),
         (None, (*APPLY[:2], "a=1", "a=2", *APPLY[3:]), "the task 'a' is named twice"),
@@ -338,7 +357,7 @@ APPLY = ("apply", "tasks.swb", "a", "--base=base.safetensors", "--out=new.safete
         (damaged, ("inspect", "tasks.swb"), "tasks.swb"),
         (None, ("inspect", "base.safetensors"), "base.safetensors"),
         (None, ("inspect", "gone.swb"), "expected a file of switches at gone.swb, found nothing"),
-        (None, ("route", "tasks.swb"), "--base is missing"),
+        (None, ("route", "tasks.swb"), "--base is missing; 'sinewich switch route --help' says"),
     ],
 )
 def test_what_is_refused_in_one_line_and_leaves_nothing(
@@ -352,6 +371,115 @@ def test_what_is_refused_in_one_line_and_leaves_nothing(
     assert main(["switch", *words]) == 2
     assert message in error(capsys)
     assert {path: path.read_bytes() for path in sorted(folder.iterdir())} == before
+
+
+def links(folder):
+    """Files under other names."""
+    (folder / "link.safetensors").symlink_to("base.safetensors")
+    (folder / "hard.safetensors").hardlink_to("a.safetensors")
+    (folder / "bank.safetensors").symlink_to("tasks.swb")
+    (folder / "shards").mkdir()
+    (folder / "base.safetensors").rename(folder / "shards" / "base.safetensors")
+    (folder / "base.safetensors").symlink_to("shards/base.safetensors")
+
+
+OVER = "--overwrite"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((*APPLY, "--out=base.safetensors"), "base.safetensors would replace the base (base.safe"),
+        ((*APPLY, "--out=tasks.swb"), "tasks.swb would replace the bank (tasks.swb)"),
+        ((*APPLY, "--out=link.safetensors"), "link.safetensors would replace the base (base.sa"),
+        (
+            (*APPLY, "--out=shards/base.safetensors"),
+            "shards/base.safetensors would replace",
+        ),
+        ((*APPLY, "--out=bank.safetensors"), "bank.safetensors would replace the bank (tasks.s"),
+        (
+            (*APPLY, "--base=shards", "--out=base.safetensors"),
+            "base.safetensors lies in shards",
+        ),
+        (
+            (*APPLY, "--base=shards", "--out=shards/x/new.safetensors"),
+            "shards/x/new.safetensors lies in shards, which is the base",
+        ),
+        ((*PACK, "--out=base.safetensors"), "base.safetensors would replace the base (base.safe"),
+        ((*PACK, "--out=hard.safetensors"), "hard.safetensors would replace the expert 'a' (a"),
+        ((*PACK, "--out=a.safetensors", "--dry-run"), "a.safetensors would replace the expert"),
+        (
+            (*PACK, "--stats=a=b.safetensors", "--out=b.safetensors"),
+            "would replace the statistics",
+        ),
+        ((*PACK, "--out=c.safetensors"), "c.safetensors is no switch bank, and --overwrite repla"),
+        ((*PACK, "--expert=b=gone.npz", "--out=c.safetensors"), "c.safetensors is no switch bank"),
+    ],
+)
+def test_no_input_is_written_over(folder, words, message, capsys):
+    assert pack() == 0
+    links(folder)
+    capsys.readouterr()
+    before = {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    assert main(["switch", *words, OVER]) == 2
+    assert message in error(capsys)
+    assert {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()} == before
+
+
+def test_no_input_is_written_over_from_python(folder):
+    assert pack() == 0
+    with (
+        switch_leaves.opened_bank("tasks.swb", {"a": 1.0}, "base.safetensors") as source,
+        pytest.raises(ConfigError, match="would replace the base"),
+    ):
+        switch_leaves.write(source, "base.safetensors", overwrite=True)
+    with (
+        switch_plan.planned("base.safetensors", {"a": "a.safetensors"}) as plan,
+        pytest.raises(ConfigError, match="would replace the expert 'a'"),
+    ):
+        switch_pack.pack(plan, "a.safetensors", {}, overwrite=True)
+
+
+def test_what_was_written_before_is_written_over(folder):
+    """A damaged bank too, and an empty file."""
+    assert pack() == 0
+    words = ["switch", "apply", "tasks.swb", "a", "--base=base.safetensors", "--out=x.safetensors"]
+    assert main(words) == 0
+    assert main([*words, OVER]) == 0
+    damaged(folder)
+    assert pack(OVER) == 0
+    (folder / "empty.swb").touch()
+    assert pack(OVER, out="empty.swb") == 0
+    with bank.SwitchBank.open("tasks.swb") as opened:
+        opened.verify()
+
+
+def test_a_weight_that_is_too_large_for_a_leaf_is_refused_without_warnings(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    leaf = np.linspace(-1, 1, 64, dtype=np.float16).reshape(8, 8)
+    files.write(tmp_path, "base", {"w": leaf})
+    for name in "ab":
+        files.write(tmp_path, name, {"w": leaf**3})
+    assert pack() == 0
+    capsys.readouterr()
+    words = ["switch", "apply", "tasks.swb", "--base=base.safetensors", "--out=x.safetensors"]
+    for tasks in (["a=1e9"], ["a=1e9", "b=3e38"]):
+        assert main([*words, *tasks]) == 2
+        assert "not finite of the leaf 'w', stored as float16; choose smaller" in error(capsys)
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_single_leaf_is_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    leaf = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
+    files.write(tmp_path, "base", {"w": leaf})
+    files.write(tmp_path, "a", {"w": leaf**3})
+    assert pack(names="a") == 0
+    words = ["switch", "apply", "tasks.swb", "a", "--base=base.safetensors", "--out=x.safetensors"]
+    assert main(words) == 0
+    assert "\n1 leaf of base.safetensors + 1 x a\n" in capsys.readouterr().out
 
 
 def test_tasks_are_added_to_a_bank_that_was_made_in_python(folder, family, capsys):
