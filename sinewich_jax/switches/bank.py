@@ -16,7 +16,6 @@ import copy
 import functools
 import os
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -24,8 +23,8 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import numpy as np
 
 from sinewich_jax.errors import did_you_mean
-from sinewich_jax.switches import entries, header, index, log_file, records, stored_router
-from sinewich_jax.switches.entries import LeafEntry, Place
+from sinewich_jax.switches import entries, header, index, log_file, records, stored_router, text
+from sinewich_jax.switches.entries import LeafEntry
 from sinewich_jax.switches.header import Base, BaseLeaf
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
 from sinewich_jax.switches.log import Record, SwitchBankError
@@ -102,7 +101,7 @@ class SwitchBank:
             header.from_json(content)
         except ValueError as error:
             raise SwitchBankError(f"{path} cannot be made: {error}") from error
-        draft = Draft(index.HEADER, [entries.dump(content)])
+        draft = Draft(index.HEADER, [text.deflate(text.dump(content))])
         # Whoever is writing the old file must not be left with one that is nowhere.
         with log_file.locked(path) if path.exists() else contextlib.nullcontext():
             return cls(log_file.written(path, [[draft]]), trusted=True)
@@ -217,9 +216,7 @@ class SwitchBank:
         if stored is None:
             return None
         with self._naming("the router"):
-            return stored_router.unpack(
-                stored.content, stored.blobs.length, lambda at: self._fetch(stored.blobs, at)
-            )
+            return stored_router.unpack(stored.content, self._log.payload(stored.blobs))
 
     @_alone
     def verify(self) -> None:
@@ -274,7 +271,7 @@ class SwitchBank:
             as before.
         """
         self._log.check_writable()
-        blobs, rows = records.Blobs(), []
+        blobs, cursor, rows = records.Blobs(), entries.Cursor(), []
         with self._naming(f"the new task {name!r}", "added"):
             if index.check_name(name) in self._contents.tasks and not replace:
                 raise SwitchBankError(
@@ -286,18 +283,18 @@ class SwitchBank:
                 try:
                     entry = records.pack(path, leaf, blobs, codec)
                     rows.append(entries.to_json(entry))
-                    entries.from_json(rows[-1])  # nothing is written that could not be read
+                    entries.from_json(rows[-1], cursor)  # nothing is written that could not be read
                     index.check_leaf(entry, self._contents.base)
                 except ValueError as error:
                     raise ValueError(f"leaf {path!r}: {error}") from error
             try:
-                text = entries.dump({"name": name, "meta": dict(meta or {}), "leaves": rows})
-                entries.load(text)
+                data = text.dump({"name": name, "meta": dict(meta or {}), "leaves": rows})
+                text.load(data)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"its meta has no form in JSON ({error})") from error
-        drafts = [Draft(index.BLOBS, blobs.chunks), Draft(index.INDEX, [text])]
+        drafts = [Draft(index.BLOBS, blobs.chunks), self._json(index.INDEX, data)]
         if name in self._contents.tasks:
-            drafts.insert(0, _removal(name))
+            drafts.insert(0, self._removal(name))
         self._append(drafts)
 
     @_alone
@@ -309,7 +306,7 @@ class SwitchBank:
         """
         self._log.check_writable()
         self._task(name)
-        self._append([_removal(name)])
+        self._append([self._removal(name)])
 
     @_alone
     def set_router(self, router: Any, dtype: str = "float32") -> None:
@@ -323,11 +320,11 @@ class SwitchBank:
           SwitchBankError: it is no router, or has something that cannot be stored and read again.
         """
         self._log.check_writable()
-        blobs, text = records.Blobs(), entries.dump(None)
+        blobs, data = records.Blobs(), text.dump(None)
         if router is not None:
             with self._naming("the new router", "stored"):
-                text = stored_router.pack(router, dtype, blobs)
-        self._append([Draft(index.BLOBS, blobs.chunks), Draft(index.ROUTER, [text])])
+                data = stored_router.pack(router, dtype, blobs)
+        self._append([Draft(index.BLOBS, blobs.chunks), self._json(index.ROUTER, data)])
 
     @_alone
     def compact(self) -> int:
@@ -390,17 +387,15 @@ class SwitchBank:
             return np.zeros(index.check_memory(self.entries(name), limit), np.uint8)
 
     def _unpack(self, name: str, entry: LeafEntry, zeros: np.ndarray) -> LeafSwitch | DenseLeaf:
-        blobs = self._task(name).blobs
+        payload = self._log.payload(self._task(name).blobs)
         with self._naming(f"the leaf {entry.path!r} of the task {name!r}"):
-            return records.unpack(entry, lambda place: self._fetch(blobs, place), zeros)
+            return records.unpack(entry, payload, zeros)
 
-    def _fetch(self, blobs: Record, place: Place) -> memoryview:
-        data = self._log.payload(blobs)[place.offset : place.offset + place.length]
-        if zlib.crc32(data) != place.crc:
-            raise ValueError(
-                f"a checksum differs from the content at byte {place.offset} of its blobs"
-            )
-        return data
+    def _json(self, kind: int, data: bytes) -> Draft:
+        return Draft(kind, [text.deflate(data, self._contents.dictionary)])
+
+    def _removal(self, name: str) -> Draft:
+        return self._json(index.REMOVE, text.dump({"name": name}))
 
     def _copy(self, record: Record) -> Draft:
         return Draft(record.kind, [self._log.checked(record)])
@@ -423,7 +418,3 @@ def _path(path: str | os.PathLike[str]) -> Path:
     if not os.fspath(path):
         raise SwitchBankError("the path of a switch bank is empty, expected that of a file")
     return Path(path)
-
-
-def _removal(name: str) -> Draft:
-    return Draft(index.REMOVE, [entries.dump({"name": name})])

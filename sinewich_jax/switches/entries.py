@@ -1,20 +1,21 @@
 """What the index of a task says of its leaves: strict JSON, checked before anything is read by it.
 
-A leaf of a switch, blobs as ``[offset, length, crc32]`` in the payload of the blobs record:
+The row of a leaf of a switch, and that of a leaf kept in full:
 
-    {"path": "stage0/kernel", "kind": "switch", "shape": [3, 4], "count": 5, "bits": 1,
-     "knob": 0.25 | blob of float32, one for each index of the last axis,
-     "mask": ["rice", offset, length, crc32], "sign": ["packed" | "plane", offset, length, crc32],
-     "levels": as sign, bits - 1 planes one behind the other}
+    {"path": "stage0/kernel", "kind": "switch", "shape": [3, 4], "bits": 1,
+     "codecs": [of the mask, "packed" | "plane"], "numbers": [count, mask bytes, crc, knob]}
+    {"path": "scale", "kind": "dense", "shape": [], "dtype": "float32", "crc": crc}
 
-Blobs of no bytes are left out: ``"mask": ["empty"]``. A leaf kept in full is
-
-    {"path": "scale", "kind": "dense", "shape": [], "dtype": "float32", "delta": blob}
+What follows from that is not said, and what differs from leaf to leaf stands together: rows are
+deflated (:mod:`.text`). The blobs of a leaf are its mask; its sign and ``bits - 1`` planes of
+levels, both in the second codec, which a leaf without active entries does not have; and its knobs,
+if the knob is ``"rows"``: float32, one for each index of the last axis. A leaf kept in full has its
+entries. Blobs follow each other in the order of the rows, as :class:`Cursor` places them; ``crc``
+is the CRC-32 of all those of the leaf, without padding.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -23,12 +24,14 @@ import numpy as np
 
 from sinewich_jax.storage.arrays import DTYPES
 from sinewich_jax.switches.leaf import plane_bytes
+from sinewich_jax.switches.log import ALIGNMENT
 
 MAX_BITS = 16
 _AXES = 32
 _LONGEST = 1 << 62
-_SWITCH = {"path", "kind", "shape", "count", "bits", "knob", "mask", "sign", "levels"}
-_DENSE = {"path", "kind", "shape", "dtype", "delta"}
+_PAGE = 4096
+_SWITCH = {"path", "kind", "shape", "bits", "codecs", "numbers"}
+_DENSE = {"path", "kind", "shape", "dtype", "crc"}
 
 
 class Place(NamedTuple):
@@ -37,12 +40,48 @@ class Place(NamedTuple):
     Attributes:
       offset: from the beginning of the payload.
       length: in bytes, at least 1.
-      crc: CRC-32 of the blob.
     """
 
     offset: int
     length: int
-    crc: int
+
+
+class Cursor:
+    """Says where each blob is, to who writes them and to who reads them.
+
+    Attributes:
+      end: where the last one ends.
+    """
+
+    def __init__(self) -> None:
+        self.end = 0
+
+    def take(self, length: int, mapped: bool = False) -> Place | None:
+        """The place of the next blob.
+
+        Args:
+          length: in bytes.
+          mapped: that it is used where it lies, so that it begins at a multiple of 64; of 8, if it
+            is so short that padding would weigh more.
+
+        Returns:
+          None if it has no bytes.
+        """
+        if not length:
+            return None
+        step = 1 if not mapped else ALIGNMENT if length >= _PAGE else 8
+        place = Place(self.end + -self.end % step, length)
+        self.end = place.offset + length
+        return place
+
+    def check(self, length: int) -> None:
+        """Compares all blobs that were placed with the bytes that there are.
+
+        Raises:
+          ValueError: they would take more or less.
+        """
+        if self.end != length:
+            raise ValueError(f"its blobs would take {self.end} bytes, expected {length}")
 
 
 class Part(NamedTuple):
@@ -78,6 +117,7 @@ class LeafEntry(NamedTuple):
       levels: by how many knobs, if ``bits`` is more than 1.
       dtype: of a dense leaf.
       delta: where a dense leaf is, None if it has no entries.
+      crc: CRC-32 of all its blobs, without what is between them.
     """
 
     path: str
@@ -91,6 +131,7 @@ class LeafEntry(NamedTuple):
     levels: Part | None = None
     dtype: str | None = None
     delta: Place | None = None
+    crc: int = 0
 
     @property
     def size(self) -> int:
@@ -99,55 +140,29 @@ class LeafEntry(NamedTuple):
 
     @property
     def blobs(self) -> tuple[Place, ...]:
-        """Where its bytes are."""
+        """Where its bytes are, in the order in which they lie there."""
         parts = [part.place for part in (self.mask, self.sign, self.levels) if part is not None]
         knob = self.knob if isinstance(self.knob, Place) else None
         return tuple(place for place in (*parts, knob, self.delta) if place is not None)
 
 
-def dump(content: Any) -> bytes:
-    """JSON, the same bytes for the same content.
-
-    Raises:
-      ValueError: NaN or infinity, or nested too deeply.
-      TypeError: something that JSON has no form for.
-    """
-    try:
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    return text.encode("ascii")
-
-
-def load(data: bytes | memoryview) -> Any:
-    """JSON in which no name occurs twice and every number is finite.
-
-    Raises:
-      ValueError: it is none.
-    """
-    try:
-        return json.loads(
-            bytes(data), object_pairs_hook=_once, parse_constant=_finite, parse_float=_finite
-        )
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
 def to_json(entry: LeafEntry) -> dict[str, Any]:
     """The entry as the index has it."""
-    head = {"path": entry.path, "kind": entry.kind, "shape": list(entry.shape)}
+    row = {"path": entry.path, "kind": entry.kind, "shape": list(entry.shape)}
     if entry.kind == "dense":
-        return head | {"dtype": entry.dtype} | _optional("delta", entry.delta)
-    knob = list(entry.knob) if isinstance(entry.knob, tuple) else entry.knob
-    parts = {"mask": entry.mask, "sign": entry.sign, "levels": entry.levels}
-    coded = {
-        name: [part.codec, *(part.place or ())] for name, part in parts.items() if part is not None
-    }
-    return head | {"count": entry.count, "bits": entry.bits, "knob": knob} | coded
+        return row | {"dtype": entry.dtype, "crc": entry.crc}
+    knob = "rows" if isinstance(entry.knob, tuple) else entry.knob
+    codecs = [part.codec for part in (entry.mask, entry.sign) if part is not None]
+    numbers = [entry.count, entry.mask.length, entry.crc, knob]
+    return row | {"bits": entry.bits, "codecs": codecs, "numbers": numbers}
 
 
-def from_json(content: Any) -> LeafEntry:
+def from_json(content: Any, cursor: Cursor) -> LeafEntry:
     """The entry that an index has.
+
+    Args:
+      content: the row.
+      cursor: of the rows before it.
 
     Raises:
       ValueError: it is not what :func:`to_json` writes, or contradicts itself.
@@ -161,7 +176,7 @@ def from_json(content: Any) -> LeafEntry:
     if not isinstance(path, str):
         raise ValueError(f"its path is {_short(path)}, expected a string")
     shape = shape_of(_member(content, "shape"))
-    return (_dense if kind == "dense" else _switch)(content, path, shape)
+    return (_dense if kind == "dense" else _switch)(content, path, shape, cursor)
 
 
 def shape_of(content: Any) -> tuple[int, ...]:
@@ -188,61 +203,64 @@ def whole(content: Any, name: str, most: int) -> int:
     return content
 
 
-def place_of(content: Any, name: str) -> Place:
-    """Where a blob is said to be; whether that is in the file is for the reader to see.
+def whole_crc(content: Any) -> int:
+    """A CRC-32.
 
     Raises:
-      ValueError: it is not three whole numbers.
+      ValueError: it is none.
     """
-    if not isinstance(content, list) or len(content) != 3:
-        raise ValueError(f"its {name} is {_short(content)}, expected [offset, length, crc32]")
-    place = Place(*(whole(number, name, _LONGEST) for number in content))
-    if place.length == 0:
-        raise ValueError(f"its {name} has a blob of no bytes")
-    return place
+    return whole(content, "crc", (1 << 32) - 1)
 
 
-def check_length(place: Place | None, expected: int, name: str) -> None:
-    """Compares a blob with what it has to hold.
-
-    Raises:
-      ValueError: it is longer or shorter.
-    """
-    found = 0 if place is None else place.length
-    if found != expected:
-        raise ValueError(f"its {name} takes {found} bytes, expected {expected}")
-
-
-def _switch(content: Mapping[str, Any], path: str, shape: tuple[int, ...]) -> LeafEntry:
-    size = math.prod(shape)
-    count = whole(_member(content, "count"), "count", size)
-    bits = whole(_member(content, "bits"), "bits", MAX_BITS)
-    if bits < 1:
+def _switch(
+    content: Mapping[str, Any], path: str, shape: tuple[int, ...], cursor: Cursor
+) -> LeafEntry:
+    bits, codecs, numbers = (_member(content, name) for name in ("bits", "codecs", "numbers"))
+    if whole(bits, "bits", MAX_BITS) < 1:
         raise ValueError("its bits are 0, expected at least 1")
-    knob = _member(content, "knob")
-    if isinstance(knob, list):
-        knob = place_of(knob, "knob") if knob else ()
-        check_length(knob or None, 4 * shape[-1] if shape else -1, "knob")
+    if not isinstance(numbers, list) or len(numbers) != 4:
+        raise ValueError(f"its numbers are {_short(numbers)}, expected count, bytes, crc and knob")
+    size, knob = math.prod(shape), numbers[3]
+    count = whole(numbers[0], "count", size)
+    length, crc = whole(numbers[1], "mask", _LONGEST), whole_crc(numbers[2])
+    if (
+        not isinstance(codecs, list)
+        or len(codecs) != (2 if count else 1)
+        or not isinstance(codecs[0], str)
+        or codecs[1:] not in ([], ["packed"], ["plane"])
+    ):
+        raise ValueError(
+            f"its codecs are {_short(codecs)}, expected that of the mask, and packed or plane if "
+            "entries are active"
+        )
+    mapped = codecs[-1] == "plane"
+    mask = Part(codecs[0], cursor.take(length, mapped))
+    sign = levels = None
+    for name in codecs[1:]:
+        width = plane_bytes(size if mapped else count)
+        sign = Part(name, cursor.take(width, mapped))
+        levels = Part(name, cursor.take((bits - 1) * width, mapped)) if bits > 1 else None
+    if knob == "rows":
+        if not shape:
+            raise ValueError("its knob is 'rows', expected a number: it has no axis")
+        knob = cursor.take(4 * shape[-1]) or ()
     elif type(knob) not in (int, float) or not abs(knob) <= float(np.finfo(np.float32).max):
-        raise ValueError(f"its knob is {_short(knob)}, expected a float32 number")
-    mask = _part(content, "mask")
-    if mask is None:
-        raise ValueError("it has no mask")
-    sign = _plane(content, "sign", size, count, 1)
-    levels = _plane(content, "levels", size, count, bits - 1)
-    return LeafEntry(path, "switch", shape, count, bits, knob, mask, sign, levels)
+        raise ValueError(f"its knob is {_short(knob)}, expected a float32 number or 'rows'")
+    return LeafEntry(path, "switch", shape, count, bits, knob, mask, sign, levels, crc=crc)
 
 
-def _dense(content: Mapping[str, Any], path: str, shape: tuple[int, ...]) -> LeafEntry:
+def _dense(
+    content: Mapping[str, Any], path: str, shape: tuple[int, ...], cursor: Cursor
+) -> LeafEntry:
     dtype = _member(content, "dtype")
     if dtype not in DTYPES.values():
         raise ValueError(
             f"its dtype is {_short(dtype)}; known: {', '.join(sorted(DTYPES.values()))}"
         )
-    delta = place_of(content["delta"], "delta") if "delta" in content else None
     size, width = math.prod(shape), dtype_of(dtype).itemsize
-    check_length(delta, size * width, "delta")
-    return LeafEntry(path, "dense", shape, size, 8 * width, dtype=dtype, delta=delta)
+    delta = cursor.take(size * width, mapped=True)
+    crc = whole_crc(_member(content, "crc"))
+    return LeafEntry(path, "dense", shape, size, 8 * width, dtype=dtype, delta=delta, crc=crc)
 
 
 def dtype_of(name: str) -> np.dtype:
@@ -254,52 +272,10 @@ def dtype_of(name: str) -> np.dtype:
     return np.dtype(name)
 
 
-def _plane(
-    content: Mapping[str, Any], name: str, size: int, count: int, planes: int
-) -> Part | None:
-    """Planes of one bit for each active entry, or for every entry."""
-    part = _part(content, name)
-    if part is None:
-        check_length(None, planes * plane_bytes(count), name)
-        return None
-    widths = {"packed": plane_bytes(count), "plane": plane_bytes(size)}
-    if part.codec not in widths:
-        raise ValueError(f"its {name} has the codec {_short(part.codec)}, expected packed or plane")
-    check_length(part.place, planes * widths[part.codec], name)
-    return part
-
-
-def _part(content: Mapping[str, Any], name: str) -> Part | None:
-    if name not in content:
-        return None
-    value = content[name]
-    if not isinstance(value, list) or not value or not isinstance(value[0], str):
-        raise ValueError(f"its {name} is {_short(value)}, expected [codec, offset, length, crc32]")
-    return Part(value[0], place_of(value[1:], name) if value[1:] else None)
-
-
 def _member(content: Any, name: str) -> Any:
     if not isinstance(content, dict) or name not in content:
         raise ValueError(f"it is {_short(content)}, expected an object with {name!r}")
     return content[name]
-
-
-def _optional(name: str, place: Place | None) -> dict[str, list[int]]:
-    return {} if place is None else {name: list(place)}
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return found
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is no finite number")
-    return number
 
 
 def _short(value: Any) -> str:

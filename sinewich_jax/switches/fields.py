@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sinewich_jax.storage.arrays import DTYPES
-from sinewich_jax.switches.entries import Place, check_length, dtype_of, place_of, shape_of
-from sinewich_jax.switches.records import Blobs, Fetch
+from sinewich_jax.switches.entries import Cursor, Place, dtype_of, shape_of, whole_crc
+from sinewich_jax.switches.records import Blobs, fetch
 
 _ARRAYS, _VALUES = "arrays", "values"
 
@@ -35,48 +35,45 @@ def pack(fields: Mapping[str, Any], blobs: Blobs) -> dict[str, Any]:
         if array.dtype.name not in DTYPES.values():
             raise ValueError(f"its {name} has the dtype {array.dtype}, which cannot be stored")
         little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        place = blobs.add(little.reshape(-1).view(np.uint8).data, mapped=True)
-        blob = [] if place is None else list(place)
-        arrays[name] = {"dtype": array.dtype.name, "shape": list(array.shape), "blob": blob}
+        blobs.crc = 0
+        blobs.add(little.reshape(-1).view(np.uint8).data, mapped=True)
+        arrays[name] = {"dtype": array.dtype.name, "shape": list(array.shape), "crc": blobs.crc}
     return {_ARRAYS: arrays, _VALUES: values}
 
 
-def places(content: Any) -> list[Place]:
-    """Where the arrays are.
-
-    Raises:
-      ValueError: it is not what :func:`pack` writes.
-    """
-    if not isinstance(content, dict) or set(content) != {_ARRAYS, _VALUES}:
-        raise ValueError("it is no object of arrays and values")
-    if not all(isinstance(part, dict) for part in content.values()):
-        raise ValueError("its arrays or values are no object")
-    if both := set(content[_ARRAYS]) & set(content[_VALUES]):
-        raise ValueError(f"its {min(both)!r} is both an array and a value")
-    return [place for one in content[_ARRAYS].values() if (place := _entry(one)[2]) is not None]
-
-
-def unpack(content: Any, fetch: Fetch) -> dict[str, Any]:
+def unpack(content: Any, payload: memoryview) -> dict[str, Any]:
     """The fields that :func:`pack` wrote; arrays are read-only views of the file.
+
+    Args:
+      content: what the index says of them.
+      payload: of all blobs; they follow each other in the order of the names.
 
     Raises:
       ValueError: the blobs do not hold what the index says.
     """
-    places(content)
-    fields = dict(content[_VALUES])
-    for name, one in content[_ARRAYS].items():
-        dtype, shape, place = _entry(one)
-        data = np.frombuffer(b"" if place is None else fetch(place), np.uint8)
+    if not isinstance(content, dict) or set(content) != {_ARRAYS, _VALUES}:
+        raise ValueError("it is no object of arrays and values")
+    arrays, values = content[_ARRAYS], content[_VALUES]
+    if not isinstance(arrays, dict) or not isinstance(values, dict):
+        raise ValueError("its arrays or values are no object")
+    if both := set(arrays) & set(values):
+        raise ValueError(f"its {min(both)!r} is both an array and a value")
+    cursor = Cursor()
+    found = {name: _entry(arrays[name], cursor) for name in sorted(arrays)}
+    cursor.check(len(payload))
+    fields = dict(values)
+    for name, (dtype, shape, places, crc) in found.items():
+        blob = fetch(payload, places, crc)
+        data = np.frombuffer(blob[0] if blob else b"", np.uint8)
         fields[name] = data.view(dtype.newbyteorder("<")).reshape(shape)
     return fields
 
 
-def _entry(one: Any) -> tuple[np.dtype, tuple[int, ...], Place | None]:
-    if not isinstance(one, dict) or set(one) != {"dtype", "shape", "blob"}:
-        raise ValueError("an array of it is no object of dtype, shape and blob")
+def _entry(one: Any, cursor: Cursor) -> tuple[np.dtype, tuple[int, ...], list[Place], int]:
+    if not isinstance(one, dict) or set(one) != {"dtype", "shape", "crc"}:
+        raise ValueError("an array of it is no object of dtype, shape and crc")
     if one["dtype"] not in DTYPES.values():
         raise ValueError(f"an array of it has the dtype {str(one['dtype'])[:40]!r}")
     dtype, shape = dtype_of(one["dtype"]), shape_of(one["shape"])
-    place = place_of(one["blob"], "array") if one["blob"] else None
-    check_length(place, math.prod(shape) * dtype.itemsize, "array")
-    return dtype, shape, place
+    place = cursor.take(math.prod(shape) * dtype.itemsize, mapped=True)
+    return dtype, shape, [] if place is None else [place], whole_crc(one["crc"])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sinewich_jax.errors import did_you_mean
-from sinewich_jax.switches import entries, header
-from sinewich_jax.switches.entries import LeafEntry, Place
+from sinewich_jax.switches import entries, header, text
+from sinewich_jax.switches.entries import LeafEntry
 from sinewich_jax.switches.leaf import plane_bytes
 from sinewich_jax.switches.log import ALIGNMENT, Record, SwitchBankError
 from sinewich_jax.switches.log_file import LogFile
@@ -17,6 +17,7 @@ from sinewich_jax.switches.records import is_bare
 
 HEADER, BLOBS, INDEX, REMOVE, ROUTER = range(2, 7)
 _LONGEST_NAME = 200
+_T = TypeVar("_T")
 # What deflate can make of a byte, and the plane of a leaf of half a billion entries.
 _EXPANSION, _ALWAYS = 1024, 64 << 20
 
@@ -28,11 +29,13 @@ class Stored(NamedTuple):
       blobs: the record of the blobs.
       index: the record of the JSON.
       content: the JSON.
+      size: its bytes before it was deflated.
     """
 
     blobs: Record
     index: Record
     content: Any
+    size: int
 
     @property
     def nbytes(self) -> int:
@@ -45,12 +48,14 @@ class Contents:
     """All that is in a bank, without its blobs.
 
     Attributes:
+      dictionary: JSON of the header, with which all that follows is deflated.
       base: what the header says of it, or None.
       frequencies: what the header says of them, or None.
       tasks: name -> task, in the order in which they were added.
       router: what is stored of it, or None.
     """
 
+    dictionary: bytes
     base: header.Base | None
     frequencies: str | None
     tasks: dict[str, Stored] = dataclasses.field(default_factory=dict)
@@ -65,7 +70,7 @@ def read(log: LogFile) -> Contents:
     """
     if len(log.changes[0]) != 1 or log.changes[0][0].kind != HEADER:
         raise SwitchBankError(f"{log.path} does not begin with the header of a switch bank")
-    contents = Contents(*_parsed(log, log.changes[0][0], header.from_json))
+    contents = _parsed(log, log.changes[0][0], b"", _contents)
     for change in log.changes[1:]:
         apply(contents, log, change)
     return contents
@@ -77,22 +82,22 @@ def apply(contents: Contents, log: LogFile, change: tuple[Record, ...]) -> None:
     Raises:
       SwitchBankError: a checksum differs, or it is none that banks have.
     """
-    blobs = None
+    blobs, words = None, contents.dictionary
     for record in change:
         if record.kind == BLOBS and blobs is None:
             blobs = record
         elif record.kind == INDEX and blobs is not None:
-            content, name = _parsed(log, record, _task)
+            content, name, size = _parsed(log, record, words, _task)
             if name in contents.tasks:
                 raise SwitchBankError(f"{log.path} adds the task {name!r} twice")
-            contents.tasks[name], blobs = Stored(blobs, record, content), None
+            contents.tasks[name], blobs = Stored(blobs, record, content, size), None
         elif record.kind == REMOVE and blobs is None:
-            name = _parsed(log, record, _removed)
+            name = _parsed(log, record, words, _removed)
             if contents.tasks.pop(name, None) is None:
                 raise SwitchBankError(f"{log.path} removes the task {name!r}, which is not there")
         elif record.kind == ROUTER and blobs is not None:
-            content = _parsed(log, record, lambda content: content)
-            contents.router = None if content is None else Stored(blobs, record, content)
+            content, size = _parsed(log, record, words, lambda data: (text.load(data), len(data)))
+            contents.router = None if content is None else Stored(blobs, record, content, size)
             blobs = None
         else:
             raise SwitchBankError(
@@ -110,18 +115,21 @@ class Sizes(NamedTuple):
       header: of the beginning of the file.
       router: of the router.
       tasks: of each task.
+      deflated: of each task, how many of them a byte of the JSON of its index takes.
     """
 
     header: int
     router: int
     tasks: dict[str, int]
+    deflated: dict[str, float]
 
 
 def sizes(contents: Contents, log: LogFile) -> Sizes:
     """What takes how much; the rest was removed."""
     router = 0 if contents.router is None else contents.router.nbytes
     tasks = {name: task.nbytes for name, task in contents.tasks.items()}
-    return Sizes(log.changes[0][0].end + ALIGNMENT, router, tasks)
+    deflated = {name: task.index.length / task.size for name, task in contents.tasks.items()}
+    return Sizes(log.changes[0][0].end + ALIGNMENT, router, tasks, deflated)
 
 
 def leaves(stored: Stored, base: header.Base | None) -> Iterator[LeafEntry]:
@@ -131,20 +139,19 @@ def leaves(stored: Stored, base: header.Base | None) -> Iterator[LeafEntry]:
       ValueError: one of them cannot be; the leaf is named.
     """
     seen: set[str] = set()
-    blobs: list[Place] = []
+    cursor = entries.Cursor()
     for number, content in enumerate(stored.content["leaves"]):
         name = content.get("path") if isinstance(content, dict) else None
         try:
-            entry = entries.from_json(content)
+            entry = entries.from_json(content, cursor)
             if entry.path in seen:
                 raise ValueError("it occurs twice")
             check_leaf(entry, base)
         except ValueError as error:
             raise ValueError(f"leaf {str(name)[:80]!r} (number {number}): {error}") from error
         seen.add(entry.path)
-        blobs += entry.blobs
         yield entry
-    check_places(blobs, stored.blobs.length)
+    cursor.check(stored.blobs.length)
 
 
 def check_leaf(entry: LeafEntry, base: header.Base | None) -> None:
@@ -168,23 +175,6 @@ def check_leaf(entry: LeafEntry, base: header.Base | None) -> None:
     shape = base.leaves[entry.path].shape
     if shape != entry.shape:
         raise ValueError(f"its shape is {entry.shape}, expected {shape} as in the base")
-
-
-def check_places(blobs: list[Place], length: int) -> None:
-    """Blobs have to be in the payload, and no two in the same place.
-
-    Raises:
-      ValueError: one is not.
-    """
-    end = 0
-    for place in sorted(blobs):
-        if place.offset < end:
-            raise ValueError(f"the blob at {place.offset} overlaps the one before, up to {end}")
-        end = place.offset + place.length
-        if end > length:
-            raise ValueError(
-                f"the blob at {place.offset} ends at {end}, behind the {length} bytes of all"
-            )
 
 
 def memory_limit(file_bytes: int) -> int:
@@ -251,25 +241,31 @@ def check_name(name: Any) -> str:
     return name
 
 
-def _task(content: Any) -> tuple[dict[str, Any], str]:
+def _contents(data: bytes) -> Contents:
+    return Contents(data, *header.from_json(text.load(data)))
+
+
+def _task(data: bytes) -> tuple[dict[str, Any], str, int]:
+    content = text.load(data)
     if not isinstance(content, dict) or set(content) != {"name", "meta", "leaves"}:
         raise ValueError("a task is no object of name, meta and leaves")
     if not isinstance(content["meta"], dict) or not isinstance(content["leaves"], list):
         raise ValueError("the meta of a task is no object, or its leaves are no list")
-    return content, check_name(content["name"])
+    return content, check_name(content["name"]), len(data)
 
 
-def _removed(content: Any) -> str:
+def _removed(data: bytes) -> str:
+    content = text.load(data)
     if not isinstance(content, dict) or set(content) != {"name"}:
         raise ValueError("a removal is no object of a name")
     return check_name(content["name"])
 
 
-def _parsed(log: LogFile, record: Record, parse: Callable[[Any], Any]) -> Any:
+def _parsed(log: LogFile, record: Record, dictionary: bytes, parse: Callable[[bytes], _T]) -> _T:
     """What the JSON of a record says."""
     data = log.checked(record)
     try:
-        return parse(entries.load(data))
+        return parse(text.inflate(data, dictionary))
     except ValueError as error:
         raise SwitchBankError(
             f"{log.path} cannot be read at byte {record.start}: {error}; restore it from a copy"

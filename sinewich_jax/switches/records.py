@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,9 @@ from sinewich_jax.core.arrays import content
 from sinewich_jax.storage.arrays import DTYPES
 from sinewich_jax.switches import codecs
 from sinewich_jax.switches.codecs.registry import ones
-from sinewich_jax.switches.entries import MAX_BITS, LeafEntry, Part, Place, dtype_of
+from sinewich_jax.switches.entries import MAX_BITS, Cursor, LeafEntry, Part, Place, dtype_of
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, plane_bytes
-from sinewich_jax.switches.log import ALIGNMENT
-
-_PAGE = 4096
-Fetch = Callable[[Place], memoryview]
-"""From where a blob is to its bytes, whose checksum holds."""
+from sinewich_jax.switches.log import crc_of
 
 
 class Blobs:
@@ -27,38 +23,54 @@ class Blobs:
 
     Attributes:
       chunks: the pieces, padding included.
-      size: bytes so far.
+      crc: CRC-32 of the blobs since it was set to 0, without padding.
     """
 
     def __init__(self) -> None:
         self.chunks: list[bytes | memoryview] = []
-        self.size = 0
+        self.crc = 0
+        self._cursor = Cursor()
 
     def add(self, data: bytes | memoryview, mapped: bool = False) -> Place | None:
         """Puts a blob behind the others.
 
         Args:
           data: the bytes; they must not change until they are written.
-          mapped: that it is used where it lies, so that it begins at a multiple of 64; of 8, if it
-            is so short that padding would weigh more.
+          mapped: that it is used where it lies.
 
         Returns:
           Where it is, None if it has no bytes.
         """
-        if not len(data):
-            return None
-        step = 1 if not mapped else ALIGNMENT if len(data) >= _PAGE else 8
-        padding = -self.size % step
-        if padding:
-            self.chunks.append(bytes(padding))
-        place = Place(self.size + padding, len(data), zlib.crc32(data))
-        self.chunks.append(data)
-        self.size = place.offset + place.length
+        end = self._cursor.end
+        place = self._cursor.take(len(data), mapped)
+        if place is not None:
+            if place.offset > end:
+                self.chunks.append(bytes(place.offset - end))
+            self.chunks.append(data)
+            self.crc = zlib.crc32(data, self.crc)
         return place
 
-    def fetch(self, place: Place) -> memoryview:
-        """The bytes of a blob, as they would come from the disk."""
-        return memoryview(b"".join(self.chunks))[place.offset : place.offset + place.length]
+    def payload(self) -> memoryview:
+        """All of it, as it would come from the disk."""
+        return memoryview(b"".join(self.chunks))
+
+
+def fetch(payload: memoryview, places: Sequence[Place], crc: int) -> list[memoryview]:
+    """The bytes of some blobs.
+
+    Args:
+      payload: of all blobs.
+      places: where they are.
+      crc: CRC-32 of their bytes.
+
+    Raises:
+      ValueError: it is another.
+    """
+    found = [payload[place.offset : place.offset + place.length] for place in places]
+    if crc_of(found) != crc:
+        at = f" at byte {places[0].offset} of its blobs" if places else ""
+        raise ValueError(f"a checksum differs from the content{at}")
+    return found
 
 
 def pack(path: str, leaf: LeafSwitch | DenseLeaf, blobs: Blobs, codec: str = "auto") -> LeafEntry:
@@ -77,6 +89,7 @@ def pack(path: str, leaf: LeafSwitch | DenseLeaf, blobs: Blobs, codec: str = "au
     Raises:
       ValueError: the planes contradict each other, or a number is not finite.
     """
+    blobs.crc = 0
     if isinstance(leaf, DenseLeaf):
         return _pack_dense(path, leaf, blobs)
     if not isinstance(leaf, LeafSwitch):
@@ -87,7 +100,8 @@ def pack(path: str, leaf: LeafSwitch | DenseLeaf, blobs: Blobs, codec: str = "au
     count = ones(mask, size)
     name, blob = codecs.encode_mask(mask, size, codec)
     whole = codec == "plane"
-    at = Part(name, blobs.add(blob, mapped=name == "plane"))
+    mapped = name == "plane" and (whole or not count)
+    at = Part(name, blobs.add(blob, mapped))
 
     def add(planes: np.ndarray) -> Part | None:
         if not planes.size or not count:
@@ -102,10 +116,12 @@ def pack(path: str, leaf: LeafSwitch | DenseLeaf, blobs: Blobs, codec: str = "au
     else:
         dial = _shortest(knob)
     bits = 1 + levels.shape[0]
-    return LeafEntry(path, "switch", shape, count, bits, dial, at, sign_at, levels_at)
+    return LeafEntry(
+        path, "switch", shape, count, bits, dial, at, sign_at, levels_at, crc=blobs.crc
+    )
 
 
-def unpack(entry: LeafEntry, fetch: Fetch, zeros: np.ndarray) -> LeafSwitch | DenseLeaf:
+def unpack(entry: LeafEntry, payload: memoryview, zeros: np.ndarray) -> LeafSwitch | DenseLeaf:
     """The leaf that :func:`pack` wrote, of read-only NumPy arrays.
 
     What was written with ``codec="plane"`` is not copied. Nothing is allocated before the blobs
@@ -113,24 +129,25 @@ def unpack(entry: LeafEntry, fetch: Fetch, zeros: np.ndarray) -> LeafSwitch | De
 
     Args:
       entry: what the index says of it.
-      fetch: the bytes of a blob.
+      payload: of all blobs.
       zeros: uint8, at least as many as a plane has bytes; leaves that do not change share them.
 
     Raises:
       ValueError: the blobs do not hold what the entry says (CodecError is one).
     """
+    blobs = dict(zip(entry.blobs, fetch(payload, entry.blobs, entry.crc), strict=True))
     if entry.kind == "dense":
-        data = np.frombuffer(b"" if entry.delta is None else fetch(entry.delta), np.uint8)
+        data = np.frombuffer(blobs.get(entry.delta, b""), np.uint8)
         dtype = dtype_of(entry.dtype).newbyteorder("<")
         return DenseLeaf(_frozen(data.view(dtype).reshape(entry.shape)))
     if entry.mask.codec not in codecs.CODECS:
         known = ", ".join(sorted(codecs.CODECS))
         raise ValueError(f"its mask has the codec {entry.mask.codec!r}; known: {known}")
-    places = [part and part.place for part in (entry.mask, entry.sign, entry.levels)]
     mask_blob, sign_blob, levels_blob = (
-        memoryview(b"") if place is None else fetch(place) for place in places
+        blobs.get(part and part.place, memoryview(b""))
+        for part in (entry.mask, entry.sign, entry.levels)
     )
-    knob = _knob(entry, fetch)
+    knob = _knob(entry, blobs)
     size, count = entry.size, entry.count
     if is_bare(entry):
         mask = _frozen(zeros[: plane_bytes(size)])
@@ -205,9 +222,9 @@ def _shortest(knob: np.ndarray) -> float:
     return short if fits else float(knob)
 
 
-def _knob(entry: LeafEntry, fetch: Fetch) -> np.ndarray:
+def _knob(entry: LeafEntry, blobs: Mapping[Place, memoryview]) -> np.ndarray:
     if isinstance(entry.knob, Place):
-        return _frozen(np.frombuffer(fetch(entry.knob), "<f4"))
+        return _frozen(np.frombuffer(blobs[entry.knob], "<f4"))
     return _frozen(np.asarray(entry.knob, np.float32))
 
 
@@ -223,7 +240,9 @@ def _pack_dense(path: str, leaf: DenseLeaf, blobs: Blobs) -> LeafEntry:
     place = blobs.add(little.reshape(-1).view(np.uint8).data, mapped=True)
     bits = 8 * delta.dtype.itemsize
     name = delta.dtype.name
-    return LeafEntry(path, "dense", delta.shape, delta.size, bits, dtype=name, delta=place)
+    return LeafEntry(
+        path, "dense", delta.shape, delta.size, bits, dtype=name, delta=place, crc=blobs.crc
+    )
 
 
 def _outside(plane: np.ndarray, mask: np.ndarray) -> bool:

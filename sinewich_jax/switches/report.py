@@ -11,7 +11,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sinewich_jax.core.ternary import entropy_bits
-from sinewich_jax.switches import entries
+from sinewich_jax.switches import entries, text
 from sinewich_jax.switches.entries import LeafEntry, Place
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class Row(NamedTuple):
       sign: bytes of signs and levels.
       knob: bytes of knobs beside the index.
       dense: bytes of leaves kept in full.
-      overhead: bytes of the index, of padding and of checksums.
+      overhead: bytes of the index, of padding and of checksums; of a leaf its share of the index,
+        which is deflated as one.
       bound: bytes by the entropy bound; a fraction, for it is a mean.
     """
 
@@ -109,8 +110,11 @@ class Report:
         Raises:
           SwitchBankError: an index contradicts itself.
         """
-        leaves = {name: tuple(map(_leaf, bank.entries(name))) for name in bank.names}
         sizes = bank.sizes()
+        leaves = {
+            name: tuple(_leaf(entry, sizes.deflated[name]) for entry in bank.entries(name))
+            for name in bank.names
+        }
         tasks = tuple(_total(name, leaves[name], sizes.tasks[name]) for name in bank.names)
         return cls(
             path=str(bank.path),
@@ -161,9 +165,9 @@ class Report:
         return "\n".join([notes[0], *lines, *notes[1:]])
 
 
-def _leaf(entry: LeafEntry) -> Row:
-    # The index keeps its keys sorted, so that this is the text it has, and a comma.
-    overhead = len(entries.dump(entries.to_json(entry))) + 1
+def _leaf(entry: LeafEntry, deflated: float) -> Row:
+    # By the JSON of its row: what a row takes alone cannot be said.
+    overhead = int(deflated * len(text.dump(entries.to_json(entry))))
     if entry.kind == "dense":
         dense = 0 if entry.delta is None else entry.delta.length
         sizes = (0, 0, 0, dense, overhead, float(dense))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sinewich_jax.switches import entries, fields, index
+from sinewich_jax.switches import fields, text
 from sinewich_jax.switches.records import Blobs
 
 
@@ -37,28 +37,26 @@ def pack(router: Any, dtype: str, blobs: Blobs) -> bytes:
             values["features"] = values["features"].astype(dtype)
         if not np.isfinite(values["features"]).all():
             raise ValueError(f"its features are not finite as {dtype}")
-        text = entries.dump(fields.pack(values, blobs))
+        data = text.dump(fields.pack(values, blobs))
     except (AttributeError, TypeError) as error:
         raise ValueError(f"it has something that no router has ({error})") from error
-    unpack(entries.load(text), blobs.size, blobs.fetch)
-    return text
+    unpack(text.load(data), blobs.payload())
+    return data
 
 
-def unpack(content: Any, length: int, fetch: fields.Fetch) -> Any:
+def unpack(content: Any, payload: memoryview) -> Any:
     """The router that :func:`pack` stored.
 
     Args:
       content: the JSON.
-      length: of all its blobs.
-      fetch: the bytes of one.
+      payload: of its blobs.
 
     Raises:
       ValueError: it cannot be read.
     """
     from sinewich_jax.switches.router import Router
 
-    index.check_places(fields.places(content), length)
-    found = fields.unpack(content, fetch)
+    found = fields.unpack(content, payload)
     for name, value in found.items():
         if name not in _FIELDS:
             raise ValueError(f"it has {name[:40]!r}, which no router has")

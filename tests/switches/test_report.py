@@ -76,7 +76,43 @@ def test_on_disk_it_is_within_two_percent_of_the_bound(tmp_path, density):
         assert row.disk <= 1.02 * row.bound + 1000 * len(leaves)
         for one in bank.report().leaves["a"]:
             assert one.disk <= 1.02 * one.bound + 1000
-            assert one.overhead < 300
+            assert one.overhead < 100
+
+
+TRUNK = {
+    "patch/kernel": (4, 4, 3, 48),
+    "merge/kernel": (4, 48, 136),
+    "patch/bias": (48,),
+    "norm/scale": (136,),
+} | {
+    f"stage{stage}/block{block}/{name}": shape
+    for stage, width in enumerate((48, 136))
+    for block in range((3, 1)[stage])
+    for name, shape in {
+        "qkv/kernel": (width, 3 * width),
+        "qkv/bias": (3 * width,),
+        "proj/kernel": (width, width),
+        "up/kernel": (width, 4 * width),
+        "down/kernel": (4 * width, width),
+        "norm/scale": (width,),
+    }.items()
+}
+
+
+def test_the_index_of_a_small_trunk_is_a_fiftieth_of_a_bit_a_parameter(tmp_path):
+    """All that a bank of eight tasks has beside their masks and signs, header included."""
+    size = sum(map(math.prod, TRUNK.values()))
+    assert (len(TRUNK), size) == (28, 334_616)
+    base = {path: np.zeros(shape, np.float32) for path, shape in TRUNK.items()}
+    with SwitchBank.create(tmp_path / "bank.swb", base) as bank:
+        for number in range(8):
+            rng = np.random.default_rng(number)
+            switch = Switch({path: leaf(rng, shape, 0.4) for path, shape in TRUNK.items()})
+            bank.add(f"task {number}", switch, {"method": "tswitch", "alpha": 0.6})
+        total = bank.report().total
+        coded = 8 * (total.mask + total.sign) / (8 * size)
+        assert 8 * bank.nbytes / (8 * size) <= coded + 0.027
+        assert bank.nbytes - total.mask - total.sign <= 8 * 1100
 
 
 def test_it_is_json(bank):
