@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def named_as(base: LeafSource, source: LeafSource) -> LeafSource:
 
 def own_leaves(experts: Mapping[str, LeafSource]) -> str:
     """A pattern for what runs say belongs to their tasks; of plain files nothing does."""
-    own = set[str]().union(*(_listed(source, "per_task") for source in experts.values()))
+    own = set[str]().union(*(listed(source, "per_task") for source in experts.values()))
     return "|".join(map(re.escape, sorted(own))) or r"(?!)"
 
 
@@ -81,7 +82,7 @@ def check_curvature(rule: str, name: str, expert: LeafSource) -> None:
 
 def notes(experts: Mapping[str, LeafSource], merged: tuple[str, ...]) -> tuple[str, ...]:
     """What a user should know of the leaves that are merged."""
-    factors = set(merged).intersection(*(_listed(s, "factors") for s in experts.values()))
+    factors = set(merged).intersection(*(listed(s, "factors") for s in experts.values()))
     if not factors:
         return ()
     return (
@@ -140,31 +141,44 @@ def _check_starts(experts: Mapping[str, LeafSource]) -> None:
 
 def _check_frequencies(experts: Mapping[str, LeafSource], merged: tuple[str, ...]) -> None:
     """Refuses shared factors that are read at other frequencies; a kernel is the sine of both."""
+    if (words := other_frequencies(experts, merged)) is not None:
+        raise SinewichError(
+            f"{words}, so that a mean of factors is no mean of kernels; merge the kernels "
+            "themselves (the backbone file as --base, or --expert NAME=WORKDIR@TASK), or leave the "
+            "factors out with --keep"
+        )
+
+
+def other_frequencies(experts: Mapping[str, Any], leaves: Iterable[str]) -> str | None:
+    """Which two models read factors at other frequencies, in words; None where all are equal.
+
+    Args:
+      experts: by name, anything with ``metadata``.
+      leaves: those that are used; models of which none is a sine factor are not asked.
+    """
     tables = {
         name: json.loads(source.metadata["frequencies"])
         for name, source in experts.items()
-        if _listed(source, "sine_factors") & set(merged)
+        if listed(source, "sine_factors").intersection(leaves)
     }
     (first, *others) = tables or [None]
     for name in others:
         for layer in sorted(tables[first].keys() | tables[name].keys()):
             ours, theirs = (np.asarray(tables[n].get(layer, [])) for n in (first, name))
             if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-6, atol=0):
-                raise SinewichError(
+                return (
                     f"{first!r} and {name!r} read the factors of their task kernels at other "
-                    f"frequencies (layer {layer!r}: {_numbers(ours)} and {_numbers(theirs)}), so "
-                    "that a mean of factors is no mean of kernels; merge the kernels themselves "
-                    "(the backbone file as --base, or --expert NAME=WORKDIR@TASK), or leave the "
-                    "factors out with --keep"
+                    f"frequencies (layer {layer!r}: {_numbers(ours)} and {_numbers(theirs)})"
                 )
+    return None
 
 
-def _prefix(source: LeafSource) -> str:
+def _prefix(source: Any) -> str:
     """What the names of a run's shared leaves begin with and those of a bare backbone do not."""
     return json.loads(source.metadata.get("prefix", '""'))
 
 
-def _listed(source: LeafSource, fact: str) -> set[str]:
+def listed(source: Any, fact: str) -> set[str]:
     """The leaves that a model lists under a fact, by the names in the run and in the bare one."""
     paths = json.loads(source.metadata.get(fact, "[]"))
     return {*paths, *(path.removeprefix(_prefix(source)) for path in paths)}

@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from sinewich_jax.errors import SinewichError
 from sinewich_jax.merging import origins
 from sinewich_jax.merging.plan import open_base
@@ -144,32 +142,18 @@ def check_together(
     kept = {name: _Packed(bank, said) for name, said in packed.items()}
     everyone: dict[str, Any] = {**kept, **experts}
     origins.check(base, everyone, ())
-    _check_frequencies(everyone, set(switched))
-
-
-def _check_frequencies(experts: Mapping[str, Any], switched: set[str]) -> None:
-    tables = {
-        name: json.loads(source.metadata["frequencies"])
-        for name, source in experts.items()
-        if switched & _listed(source.metadata, "sine_factors")
-    }
-    (first, *others) = tables or [None]
-    for name in others:
-        for layer in sorted(tables[first].keys() | tables[name].keys()):
-            ours, theirs = (np.asarray(tables[n].get(layer, [])) for n in (first, name))
-            if ours.shape != theirs.shape or not np.allclose(ours, theirs, rtol=1e-6, atol=0):
-                raise SinewichError(
-                    f"{first!r} and {name!r} read the factors of their task kernels at other "
-                    f"frequencies (layer {layer!r}), so that switches of factors do not go "
-                    "together; switch the kernels themselves (the backbone file as --base, or "
-                    "--expert NAME=WORKDIR@TASK), or leave the factors out with --only"
-                )
+    if (words := origins.other_frequencies(everyone, switched)) is not None:
+        raise SinewichError(
+            f"{words}, so that switches of factors do not go together; switch the kernels "
+            "themselves (the backbone file as --base, or --expert NAME=WORKDIR@TASK), or leave the "
+            "factors out with --only"
+        )
 
 
 def frequencies_of(experts: Mapping[str, LeafSource], switched: tuple[str, ...]) -> str | None:
     """A word for the frequencies at which switched factors are read; None where none are."""
     for source in experts.values():
-        if set(switched) & _listed(source.metadata, "sine_factors"):
+        if set(switched) & origins.listed(source, "sine_factors"):
             table = source.metadata["frequencies"].encode()
             return f"sha256:{hashlib.sha256(table).hexdigest()}"
     return None
@@ -177,11 +161,4 @@ def frequencies_of(experts: Mapping[str, LeafSource], switched: tuple[str, ...])
 
 def own_names(source: LeafSource) -> set[str]:
     """The leaves that a run says belong to its tasks."""
-    return _listed(source.metadata, "per_task")
-
-
-def _listed(metadata: Mapping[str, str], fact: str) -> set[str]:
-    """The leaves of a fact, by the names that they have in the run and in the bare backbone."""
-    paths = json.loads(metadata.get(fact, "[]"))
-    prefix = json.loads(metadata.get("prefix", '""'))
-    return {*paths, *(path.removeprefix(prefix) for path in paths)}
+    return origins.listed(source, "per_task")
