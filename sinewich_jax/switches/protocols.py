@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sinewich_jax.core.trees import map_paths
-from sinewich_jax.errors import ConfigError, DataError, did_you_mean
-from sinewich_jax.switches.dispatch import LEVELS, Dispatched, group_routes
+from sinewich_jax.errors import ConfigError, DataError
+from sinewich_jax.switches.dispatch import LEVELS, Dispatched
 from sinewich_jax.switches.router import Router
+from sinewich_jax.switches.traffic import PROTOCOLS, Traffic, check_protocols, send
 
 Array = Any
-PROTOCOLS = ("oracle", "per_sample", "top1", "batch_mean", "batch_top1")
-"""The true task's switch; each sample's own votes, or its first; those of a batch of one task."""
 
 
 class Examples(NamedTuple):
@@ -138,9 +137,7 @@ def evaluate_protocols(
       DataError: a task whose rows do not agree, or scores that are not one a sample.
     """
     protocols = (protocols,) if isinstance(protocols, str) else protocols
-    for protocol in protocols:
-        if protocol not in PROTOCOLS:
-            raise ConfigError(f"no protocol is {protocol!r}{did_you_mean(protocol, PROTOCOLS)}")
+    check_protocols(protocols)
     if set(tasks) != set(router.names):
         raise ConfigError(
             f"there are examples of {sorted(tasks)}, and the router knows {sorted(router.names)}; "
@@ -174,52 +171,36 @@ def _measure(
 ) -> Protocol:
     """One protocol over all tasks."""
     count = len(tasks)
-    confusion = np.zeros((count, count), np.int64)
-    by_task, routed_by_task, seen = np.zeros(count), np.zeros(count), np.zeros(count)
-    away = passes = 0
-    routes = []
+    traffic = Traffic(count, levels)
+    by_task, routed_by_task = np.zeros(count), np.zeros(count)
     for task, (name, examples) in enumerate(tasks.items()):
         for start in range(0, len(examples.labels), batch):
             rows = slice(start, start + batch)
             part = map_paths(lambda _, leaf, rows=rows: leaf[rows], examples)
-            size = len(part.labels)
-            true = np.full(size, task)
-            if protocol == "oracle":
-                weights = np.eye(count, dtype=np.float32)[true]
-                chosen, gone = true, np.zeros(size, bool)
-            else:
-                routing = router(part.features, protocol, abstain=abstain)
-                weights, guesses = np.asarray(routing.weights), np.asarray(routing.votes)
-                gone = ~weights.any(axis=1)
-                away += np.count_nonzero(np.asarray(routing.unknown))
-                chosen = np.where(gone, guesses.argmax(axis=1), weights.argmax(axis=1))
-                passes += size
-            outputs = run(part.inputs, weights)
+            sent = send(router, part.features, task, protocol, abstain=abstain)
+            traffic.add(task, sent)
+            outputs = run(part.inputs, sent.weights)
             if isinstance(outputs, Dispatched):
                 outputs = outputs.outputs
-            for heads, into in ((true, by_task), (chosen, routed_by_task)):
+            size = len(part.labels)
+            for heads, into in ((np.full(size, task), by_task), (sent.chosen, routed_by_task)):
                 scores = np.asarray(score(outputs, heads, part.labels))
                 if scores.shape != (size,):
                     raise DataError(
                         f"scores of the task {name!r} have shape {scores.shape}; expected ({size},)"
                     )
                 into[task] += scores.sum()
-            seen[task] += size
-            np.add.at(confusion, (true[~gone], chosen[~gone]), 1)
-            found = group_routes(weights, levels)
-            passes += found.forwards
-            routes.append(found.counts)
-    by_task, routed_by_task, total = by_task / seen, routed_by_task / seen, seen.sum()
+    by_task, routed_by_task = by_task / traffic.seen, routed_by_task / traffic.seen
     return Protocol(
         accuracy=float(by_task.mean()),
         routed_accuracy=float(routed_by_task.mean()),
         by_task=by_task,
         routed_by_task=routed_by_task,
-        task_accuracy=float(np.trace(confusion) / total),
-        confusion=confusion,
-        unknown=float(away / total),
-        trees=len(np.unique(np.concatenate(routes), axis=0)),
-        multiplier=float(passes / total),
+        task_accuracy=traffic.task_accuracy,
+        confusion=traffic.confusion,
+        unknown=traffic.unknown,
+        trees=traffic.trees,
+        multiplier=traffic.multiplier,
     )
 
 

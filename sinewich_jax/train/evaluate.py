@@ -16,6 +16,7 @@ import numpy as np
 from sinewich_jax import data, parallel, storage, tasks
 from sinewich_jax.config import Config, from_dict
 from sinewich_jax.data import pipeline
+from sinewich_jax.data.views import Subset
 from sinewich_jax.errors import CheckpointError, ConfigError
 from sinewich_jax.tasks import boundary
 from sinewich_jax.tasks.edge import Edge
@@ -88,15 +89,30 @@ class Evaluator:
 
     def score(self, state: states.TrainState, constants: Any) -> Scores:
         """Every metric of every task on the whole evaluation set: ``{task: {metric: value}}``."""
-        return _compute(self.tasks, self.measure(state, constants))
+        return compute_scores(self.tasks, self.measure(state, constants))
 
-    def measure(self, state: states.TrainState, constants: Any) -> dict[str, Any]:
-        """The metrics' states over the whole evaluation set, by task."""
-        return _merge(
+    def measure(
+        self,
+        state: states.TrainState,
+        constants: Any,
+        rows: Sequence[int] | None = None,
+        by: Evaluator | None = None,
+    ) -> dict[str, Any]:
+        """The metrics' states over the evaluation set, by task.
+
+        Args:
+          state: the trained state.
+          constants: the frozen tree.
+          rows: some examples only, by their places in :attr:`source`.
+          by: the evaluator of another model for the same tasks, whose state and constants these
+            are; it answers, and its answers are measured on this evaluator's examples.
+        """
+        answers = self if by is None else by
+        return merge_states(
             self.tasks,
             (
-                self._measure(self._logits(state, constants, batch["image"]), batch)
-                for batch in self._batches()
+                self._measure(answers._logits(state, constants, batch["image"]), batch)
+                for batch in self._batches(rows)
             ),
         )
 
@@ -173,7 +189,7 @@ class Evaluator:
             self._mesh,
         )
         batches = (self._measure(logits, batch) for batch in self._batches())
-        scores = _compute(self.tasks, _merge(self.tasks, batches))
+        scores = compute_scores(self.tasks, merge_states(self.tasks, batches))
         if parallel.is_main_process():
             storage.write_json(path, {"origin": origin, "scores": finite(scores)})
         return scores
@@ -214,8 +230,9 @@ class Evaluator:
             local=parallel.local_slice(self._mesh, self._batch_size),
         ).iterate()
 
-    def _batches(self) -> Iterator[Any]:
-        batches = self._host_batches(self.scored)
+    def _batches(self, rows: Sequence[int] | None = None) -> Iterator[Any]:
+        source = self.scored if rows is None else Subset(self.scored, rows)
+        batches = self._host_batches(source)
         return (parallel.put_batch(batch, self._mesh) for batch in batches)
 
 
@@ -322,7 +339,7 @@ def report_run(
     setup = evaluator.setup
     source, task_list = evaluator.source, evaluator.tasks
     measured = evaluator.measure(state, constants)
-    scores = _compute(task_list, measured)
+    scores = compute_scores(task_list, measured)
     if boundaries:
         matched = evaluator.boundaries(state, constants, config.data)
         scores = {name: {**row, **matched.get(name, {})} for name, row in scores.items()}
@@ -452,8 +469,10 @@ def _summary(diagnostics: Mapping[str, float]) -> dict[str, float]:
     return {key: diagnostics[key] for key in kept if key in diagnostics}
 
 
-def _merge(task_list: Sequence[tasks.Task], states_of_batches: Iterable[Any]) -> dict[str, Any]:
-    """The metrics' states of a set, from those of its batches."""
+def merge_states(
+    task_list: Sequence[tasks.Task], states_of_batches: Iterable[Any]
+) -> dict[str, Any]:
+    """The metrics' states of a set, from those of its batches or parts, by task."""
     metrics = {task.name: task.metric() for task in task_list}
     totals = {name: metric.empty() for name, metric in metrics.items()}
     for batch_states in states_of_batches:
@@ -462,8 +481,8 @@ def _merge(task_list: Sequence[tasks.Task], states_of_batches: Iterable[Any]) ->
     return totals
 
 
-def _compute(task_list: Sequence[tasks.Task], measured: Mapping[str, Any]) -> Scores:
-    """Metric values, from their states."""
+def compute_scores(task_list: Sequence[tasks.Task], measured: Mapping[str, Any]) -> Scores:
+    """Metric values, from their states: ``{task: {metric: value}}``."""
     return {task.name: task.metric().compute(measured[task.name]) for task in task_list}
 
 

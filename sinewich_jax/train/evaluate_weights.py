@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from sinewich_jax import storage
-from sinewich_jax.core.trees import flatten_paths, map_paths
-from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
-from sinewich_jax.nn.sinewich import is_adapter
-from sinewich_jax.storage.leaves import BACKBONE, LeafSource
-from sinewich_jax.train import evaluate
+from sinewich_jax.errors import ConfigError, did_you_mean
+from sinewich_jax.storage.leaves import LeafSource
+from sinewich_jax.train import evaluate, replace
 from sinewich_jax.train import workdir as workdirs
 
 
@@ -63,14 +60,10 @@ def evaluate_weights(
         config = evaluate.with_resolution(config, resolution)
     evaluator, resumed = evaluate.open_run(workdir, config, experiment, devices)
     with _opened(workdir, weights) as source:
-        frozen = resumed.constants["params"]
-        model = {**flatten_paths(frozen), **flatten_paths(resumed.state.params)}
-        homes = _homes(source, model)
-        leaves = {path: source.read(name) for path, name in homes.items()}
-    state = resumed.state._replace(params=_placed(resumed.state.params, leaves))
-    constants = {**resumed.constants, "params": _placed(frozen, leaves)}
-    found = evaluator.score(state, constants)
-    known = _own_scores(workdir)
+        model = replace.parameters(resumed.state, resumed.constants)
+        leaves = {path: source.read(name) for path, name in replace.homes(source, model).items()}
+    found = evaluator.score(*replace.replaced(resumed.state, resumed.constants, leaves))
+    known = own_scores(workdir)
     rows = {
         one.name: {
             "metric": one.primary,
@@ -104,49 +97,7 @@ def _opened(workdir: Path, weights: str | Path) -> Iterator[LeafSource]:
         yield source
 
 
-def _homes(source: LeafSource, model: Mapping[str, Any]) -> dict[str, str]:
-    """Each parameter of the model that the weights have -> its name there.
-
-    Raises:
-      CheckpointError: a leaf that the model does not have or has in another shape, or kernels that
-        already hold what the run's adapters would add once more.
-    """
-    homes: dict[str, str] = {}
-    for name in source.names:
-        path = name if name in model else f"{BACKBONE}{name}"
-        if path not in model:
-            raise CheckpointError(
-                f"{source.path} has a leaf {name!r}, which the model of the run does not have; "
-                "score it on a run of the model that it belongs to"
-            )
-        if source.spec(name).shape != model[path].shape:
-            raise CheckpointError(
-                f"the leaf {name!r} of {source.path} has shape {source.spec(name).shape}, expected "
-                f"{model[path].shape} as in the run; score it on a run of its model"
-            )
-        homes[path] = name
-    adapters = [path for path in model if is_adapter(path) and path not in homes]
-    if adapters and any(path.startswith(BACKBONE) for path in homes):
-        raise CheckpointError(
-            f"{source.path} holds a plain backbone, and the run has adapters such as "
-            f"{adapters[0]!r} that would be added to it; score it on a run without adapters, or "
-            "make weights that hold the factors (a run as --base)"
-        )
-    return homes
-
-
-def _placed(params: Any, leaves: Mapping[str, np.ndarray]) -> Any:
-    """The parameters with other leaves in place, where they lay."""
-
-    def choose(path: str, leaf: Any) -> Any:
-        if path not in leaves:
-            return leaf
-        return jax.device_put(np.asarray(leaves[path]).astype(leaf.dtype), leaf.sharding)
-
-    return map_paths(choose, params)
-
-
-def _own_scores(workdir: Path) -> dict[str, float | None]:
+def own_scores(workdir: Path) -> dict[str, float | None]:
     """The primary metric of each task as the run's results have it, ``{}`` before the first."""
     path = workdir / workdirs.RESULTS_FILE
     if not path.is_file():

@@ -11,16 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from sinewich_jax import merging, storage, tasks
-from sinewich_jax.core.trees import map_paths
 from sinewich_jax.errors import ConfigError, SinewichError
 from sinewich_jax.merging import stream
 from sinewich_jax.report import compare_methods
 from sinewich_jax.report.tables import markdown_table
-from sinewich_jax.storage.leaves import BACKBONE
-from sinewich_jax.train import evaluate, merge_tasks
+from sinewich_jax.train import evaluate, merge_tasks, replace
 from sinewich_jax.train import workdir as workdirs
 
 EXPERTS = "the experts"
@@ -119,9 +115,8 @@ def compare(
         if progress is not None:
             progress(done, total, f"{rule}: {name}")
         evaluator, resumed = runs[name]
-        state = resumed.state._replace(params=_replaced(resumed.state.params, leaves))
-        frozen = _replaced(resumed.constants["params"], leaves)
-        found = evaluator.score(state, {**resumed.constants, "params": frozen})
+        placed = _by_path(leaves, replace.parameters(resumed.state, resumed.constants))
+        found = evaluator.score(*replace.replaced(resumed.state, resumed.constants, placed))
         for task in evaluator.tasks:
             column = f"{name}: {task.name}"
             columns[column] = {
@@ -176,18 +171,17 @@ def _rules(asked: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
     return chosen, left_out
 
 
-def _replaced(params: Any, leaves: Mapping[str, Any]) -> Any:
-    """The parameters with merged leaves in place, where they lay."""
-
-    def choose(path: str, leaf: Any) -> Any:
-        found = leaves.get(path, leaves.get(path.removeprefix(BACKBONE)))
-        if found is None:
-            return leaf
-        if found.shape != leaf.shape:
+def _by_path(leaves: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """Merged leaves by their paths in a run's model; it need not have all of them."""
+    found = {}
+    for name, leaf in leaves.items():
+        path = replace.home(name, model)
+        if path is None:
+            continue
+        if leaf.shape != model[path].shape:
             raise SinewichError(
-                f"the merged leaf {path!r} has shape {found.shape}, and the run {leaf.shape}; name "
-                "the base that the runs started from"
+                f"the merged leaf {path!r} has shape {leaf.shape}, and the run "
+                f"{model[path].shape}; name the base that the runs started from"
             )
-        return jax.device_put(found.astype(leaf.dtype), leaf.sharding)
-
-    return map_paths(choose, params)
+        found[path] = leaf
+    return found

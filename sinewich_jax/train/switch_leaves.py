@@ -39,6 +39,7 @@ class SwitchedLeaves(LeafSource):
 
     Attributes:
       inputs: the files that they are made of, by what messages call them.
+      own: the leaves that the one task has of its own; ``{}`` of a mixture.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class SwitchedLeaves(LeafSource):
             changes[name], leaves = split_own(switch, base.specs)
             own |= leaves
         left_out = sorted(own) if len(switches) > 1 else []
-        self._own = {} if left_out else own
+        self.own = {} if left_out else own
         notes = base.notes
         if left_out:
             notes += (_left_out(left_out),)
         specs = dict(base.specs)
-        specs |= {leaf: LeafSpec(array.shape, array.dtype) for leaf, array in self._own.items()}
-        metadata = {"base_fingerprint": mark, "per_task": json.dumps(sorted(self._own))}
+        specs |= {leaf: LeafSpec(array.shape, array.dtype) for leaf, array in self.own.items()}
+        metadata = {"base_fingerprint": mark, "per_task": json.dumps(sorted(self.own))}
         if len(switches) == 1:
             metadata["task"] = next(iter(switches))
         metadata["weights"] = json.dumps(dict(weights))
@@ -84,8 +85,8 @@ class SwitchedLeaves(LeafSource):
     def read(self, name: str) -> np.ndarray:
         """See :meth:`LeafSource.read`."""
         self.spec(name)
-        if name in self._own:
-            return np.asarray(self._own[name])
+        if name in self.own:
+            return np.asarray(self.own[name])
         leaf = self._base.read(name)
         changes = {
             task: Switch({name: switch.leaves[name]})

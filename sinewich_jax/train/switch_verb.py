@@ -1,4 +1,4 @@
-"""``sinewich switch pack|apply|inspect|route``: tasks as small changes of one base, in one file."""
+"""``sinewich switch WORD``: tasks as small changes of one base, in one file."""
 
 from __future__ import annotations
 
@@ -41,6 +41,10 @@ WORDS = {
     "route": Word(
         "sinewich_jax.train.switch_route_word",
         "keep a few examples of each task, and ask them whose a picture is",
+    ),
+    "evaluate": Word(
+        "sinewich_jax.train.switch_evaluate_word",
+        "score the tasks of a bank as a router sends their pictures, protocol by protocol",
     ),
 }
 

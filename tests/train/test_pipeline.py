@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -70,6 +71,9 @@ def test_the_six_commands_run_one_after_the_other(tmp_path):
     assert "127 leaves of tasks.swb@night, 0 of the run" in shell(evaluate, tmp_path)
     merged = evaluate.replace("tasks.swb@night", "merged/merged.safetensors")
     assert "117 leaves of merged/merged.safetensors, 10 of the run" in shell(merged, tmp_path)
+    (both,) = re.findall(r"`(sinewich switch evaluate [^`]*)`", PAGE.read_text(encoding="utf-8"))
+    table, confusion = shell(both, tmp_path).split("\n\n")
+    assert "| chosen |" in table and "0 |" in confusion
     # Without touching the runs, in a bank whose every checksum holds.
     after = {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file()}
     assert after == before

@@ -582,7 +582,7 @@ def test_files_are_packed_and_applied_without_jax(folder):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("word", ["pack", "apply", "inspect", "route"])
+@pytest.mark.parametrize("word", ["pack", "apply", "inspect", "route", "evaluate"])
 def test_each_word_has_help(word, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["switch", word, "--help"])

@@ -1,0 +1,318 @@
+"""Runs of one bank under each routing protocol: the honest ones and the published side by side.
+
+What :func:`sinewich_jax.switches.protocols.evaluate_protocols` does for any function with a score a
+sample, done for runs, with their data and their metrics, which are over a whole set. The work
+directories stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sinewich_jax.errors import ConfigError, did_you_mean
+from sinewich_jax.report.tables import markdown_table
+from sinewich_jax.switches.apply import merge_switches
+from sinewich_jax.switches.bank import SwitchBank
+from sinewich_jax.switches.dispatch import LEVELS, group_routes
+from sinewich_jax.switches.leaf import Switch
+from sinewich_jax.switches.own import split_own
+from sinewich_jax.switches.router import Router
+from sinewich_jax.switches.traffic import (
+    ORACLE,
+    PROTOCOLS,
+    Sent,
+    Traffic,
+    check_protocols,
+    send,
+)
+from sinewich_jax.train import evaluate, replace
+from sinewich_jax.train import workdir as workdirs
+from sinewich_jax.train.evaluate_weights import own_scores
+from sinewich_jax.train.switch_features import Features, batches
+from sinewich_jax.train.switch_leaves import SwitchedLeaves
+from sinewich_jax.train.switch_origin import described, opened_base
+from sinewich_jax.train.switch_route import check_router
+
+Progress = Callable[[int, int, str], None]
+Leaves = Mapping[str, np.ndarray]
+ITSELF = "each run itself"
+
+
+def evaluate_runs(
+    bank: str | os.PathLike[str],
+    runs: Mapping[str, str | os.PathLike[str]],
+    base: str | os.PathLike[str] | None = None,
+    *,
+    protocols: Sequence[str] = PROTOCOLS,
+    batch: int = 256,
+    abstain: bool = False,
+    side: int | None = None,
+    experiments: Mapping[str, Any] | None = None,
+    devices: Sequence[jax.Device] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Scores the tasks of a bank, each on the data of its run, as every protocol routes them.
+
+    A sample gets the weights that its votes make. They are read by the model of a run, with the
+    decoder and whatever else that run's task has of its own: that of the true task ("true head",
+    as published), and that of the chosen one ("chosen head", all that a server has). The second is
+    measured where all runs answer the same tasks at the same size.
+
+    Args:
+      bank: a file of switches with a router.
+      runs: a work directory for each task of the router.
+      base: what the bank was packed with; None takes the first run, for what it started from.
+      protocols: of :data:`~sinewich_jax.switches.traffic.PROTOCOLS`.
+      batch: images a batch of one task; it is part of what the batch protocols are.
+      abstain: sends unknown samples to the base, with the best guess of a head.
+      side: of the images for the router, see
+        :class:`~sinewich_jax.train.switch_features.Features`.
+      experiments: models, tasks and data of runs; by default what their configs name.
+      devices: devices of the mesh; None takes all.
+      progress: called with steps done, steps in all, and what is looked at.
+
+    Returns:
+      ``{"bank", "batch", "abstain", "runs", "protocols"}``: of each run its ``workdir``, ``steps``
+      and ``tasks`` (``metric``, ``unit``, ``higher_is_better``, ``own``: what the run scored when
+      it was last evaluated, or None); of each protocol ``true_head`` and ``chosen_head`` (task of
+      the bank -> task -> value; None where heads cannot be exchanged), ``task_found``, ``unknown``,
+      ``trees``, ``passes`` and ``confusion``, as
+      :class:`~sinewich_jax.switches.protocols.Protocol` has them.
+
+    Raises:
+      ConfigError: no router, runs that are not its tasks, features of another kind.
+      CheckpointError: no run, or a bank of another model.
+      SinewichError: another base.
+    """
+    check_protocols(protocols)
+    if batch < 1:
+        raise ConfigError(f"batch is {batch}; expected at least 1")
+    bank, folders = Path(bank), {name: Path(path).absolute() for name, path in runs.items()}
+    with SwitchBank.open(bank) as opened:
+        router, mark = opened.router(), opened.base
+    _check_runs(bank, router, folders)
+    base = Path(next(iter(folders.values())) if base is None else base)
+    with opened_base(base, mark, bank) as origin:
+        features = Features(origin, base, side)
+        check_router(router, features)
+        with SwitchBank.open(bank, base=described(origin, mark)) as opened:
+            packed = {name: opened.get(name) for name in router.names}
+        shared = {name: origin.read(name) for name in origin.names}
+        models = []
+        for name in router.names:
+            leaves = SwitchedLeaves(bank, origin, {name: packed[name]}, {name: 1.0}, mark)
+            given = (experiments or {}).get(name)
+            models.append(_Model.open(name, folders[name], leaves, given, devices))
+    switches = {name: split_own(switch, shared)[0] for name, switch in packed.items()}
+    total = len(models) * (1 + len(protocols))
+    steps = itertools.count()
+
+    def tell(words: str) -> None:
+        if progress is not None:
+            progress(next(steps), total, words)
+
+    rows = []
+    for model in models:
+        tell(f"{model.name}: features")
+        images = (features.fitted(image) for image in model.images())
+        rows.append(np.concatenate([features(group) for group in batches(images)]))
+    weighing = _Weighing(shared, switches, models)
+    found = {}
+    for protocol in protocols:
+        traffic, parts = Traffic(len(models)), []
+        for number, model in enumerate(models):
+            tell(f"{protocol}: {model.name}")
+            sent = [
+                send(router, rows[number][start : start + batch], number, protocol, abstain=abstain)
+                for start in range(0, len(rows[number]), batch)
+            ]
+            for one in sent:
+                traffic.add(number, one)
+            parts.append(weighing.scores(number, sent))
+        heads = zip(("true_head", "chosen_head"), zip(*parts, strict=True), strict=True)
+        found[protocol] = {
+            head: None if None in values else dict(zip(router.names, values, strict=True))
+            for head, values in heads
+        } | {
+            "task_found": traffic.task_accuracy,
+            "unknown": traffic.unknown,
+            "trees": traffic.trees,
+            "passes": traffic.multiplier,
+            "confusion": traffic.confusion.tolist(),
+        }
+    about = {"bank": os.fspath(bank), "batch": batch, "abstain": abstain}
+    described_runs = {model.name: model.facts() for model in models}
+    return evaluate.finite({**about, "runs": described_runs, "protocols": found})
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """What :func:`evaluate_runs` has found, for people to read."""
+    runs, protocols = found["runs"], found["protocols"]
+    columns = [(name, task) for name, run in runs.items() for task in run["tasks"]]
+    titles = [f"{name}: {task}, {runs[name]['tasks'][task]['metric']}" for name, task in columns]
+    rows = [(ITSELF, "", *(_text(runs[n]["tasks"][t]["own"]) for n, t in columns), *[""] * 4)]
+    for protocol, row in protocols.items():
+        for head in ("true_head", "chosen_head"):
+            if row[head] is None or (head == "chosen_head" and protocol == ORACLE):
+                continue
+            words = "either" if protocol == ORACLE else head.removesuffix("_head")
+            costs: Sequence[object] = [""] * 4
+            if head == "true_head":
+                percents = (f"{100 * row[key]:.1f} %" for key in ("task_found", "unknown"))
+                costs = [*percents, row["trees"], f"{row['passes']:.2f}"]
+            values = (_text(row[head][name][task]) for name, task in columns)
+            rows.append((protocol, words, *values, *costs))
+    headers = ("protocol", "head", *titles, "task found", "unknown", "trees", "passes")
+    text = markdown_table(headers, rows, "ll" + "r" * (len(headers) - 2))
+    shown = next((name for name in ("per_sample", "top1") if name in protocols), None)
+    if shown is not None:
+        names, counts = tuple(runs), protocols[shown]["confusion"]
+        lines = [(name, *row) for name, row in zip(names, counts, strict=True)]
+        text += f"\n{markdown_table((f'{shown}: true, by chosen', *names), lines)}"
+    return text.rstrip("\n")
+
+
+class _Model(NamedTuple):
+    """A run, and where its parameters come from.
+
+    Attributes:
+      name: of its task in the bank.
+      folder: its work directory.
+      evaluator: scores it.
+      resumed: its newest checkpoint.
+      homes: path of a parameter -> name of the leaf of the bank that takes its place.
+      own: leaves that its task alone has, by name.
+    """
+
+    name: str
+    folder: Path
+    evaluator: evaluate.Evaluator
+    resumed: Any
+    homes: Mapping[str, str]
+    own: Leaves
+
+    @classmethod
+    def open(
+        cls, name: str, folder: Path, leaves: SwitchedLeaves, given: Any, devices: Any
+    ) -> _Model:
+        """Opens a run whose model takes the leaves of its task."""
+        evaluator, resumed = evaluate.open_run(folder, workdirs.read_config(folder), given, devices)
+        homes = replace.homes(leaves, replace.parameters(resumed.state, resumed.constants))
+        return cls(name, folder, evaluator, resumed, homes, leaves.own)
+
+    def images(self) -> Iterator[np.ndarray]:
+        """The evaluation images."""
+        source = self.evaluator.source
+        return (source[index]["image"] for index in range(len(source)))
+
+    def with_weights(self, shared: Leaves) -> tuple[Any, Any]:
+        """State and constants with these leaves of the base, and all that is the task's own."""
+        found = {
+            path: self.own[name] if name in self.own else shared[name]
+            for path, name in self.homes.items()
+        }
+        return replace.replaced(self.resumed.state, self.resumed.constants, found)
+
+    @property
+    def answers(self) -> Any:
+        """What its predictions are about; those of another model with the same can be measured."""
+        kinds = [(one.name, one.channels, one.class_names) for one in self.evaluator.tasks]
+        return kinds, tuple(self.evaluator.source.size)
+
+    def facts(self) -> dict[str, Any]:
+        """What the result says of the run."""
+        known = own_scores(self.folder)
+        tasks = {
+            one.name: {
+                "metric": one.primary,
+                "unit": one.unit,
+                "higher_is_better": one.higher_is_better,
+                "own": known.get(one.name),
+            }
+            for one in self.evaluator.tasks
+        }
+        steps = int(self.resumed.state.step)
+        return {"workdir": os.fspath(self.folder), "steps": steps, "tasks": tasks}
+
+
+class _Weighing:
+    """Scores of models whose weights depend on the sample."""
+
+    def __init__(
+        self, shared: Leaves, switches: Mapping[str, Switch], models: Sequence[_Model]
+    ) -> None:
+        self._shared, self._switches, self._models = shared, switches, models
+        self._exchange = all(model.answers == models[0].answers for model in models)
+        # Groups come sorted by route, so that the last one is all that is asked for again.
+        self._merged = functools.lru_cache(maxsize=1)(self._merge)
+
+    def scores(self, number: int, sent: Sequence[Sent]) -> tuple[Any, Any]:
+        """Of one run's samples, with the true and with the chosen head: ``{task: value}``.
+
+        The second is None where heads of other runs cannot be measured on its labels.
+        """
+        true, chosen = [], []
+        routes = group_routes(np.concatenate([one.weights for one in sent]))
+        heads = np.concatenate([one.chosen for one in sent])
+        pairs, places = np.unique(np.stack([routes.group, heads]), axis=1, return_inverse=True)
+        model = self._models[number]
+        for place, (route, head) in enumerate(pairs.T):
+            rows = np.flatnonzero(places.reshape(-1) == place).tolist()
+            weights = self._merged(tuple(routes.counts[route].tolist()))
+            part = model.evaluator.measure(*model.with_weights(weights), rows)
+            true.append(part)
+            if self._exchange and head != number:
+                other = self._models[head]
+                part = model.evaluator.measure(
+                    *other.with_weights(weights), rows, by=other.evaluator
+                )
+            chosen.append(part)
+        whole = (true, chosen if self._exchange else None)
+        return tuple(None if parts is None else self._values(number, parts) for parts in whole)
+
+    def _merge(self, counts: tuple[int, ...]) -> Leaves:
+        """The base with the switches of a route; its own leaves stay with each task."""
+        weights = {
+            name: count / LEVELS
+            for name, count in zip(self._switches, counts, strict=True)
+            if count
+        }
+        if not weights:
+            return self._shared
+        chosen = {name: self._switches[name] for name in weights}
+        return merge_switches(self._shared, chosen, np.float32(list(weights.values())))
+
+    def _values(self, number: int, parts: Sequence[Any]) -> dict[str, float]:
+        tasks = self._models[number].evaluator.tasks
+        scores = evaluate.compute_scores(tasks, evaluate.merge_states(tasks, parts))
+        return {task.name: scores[task.name][task.primary] for task in tasks}
+
+
+def _check_runs(bank: Path, router: Router | None, folders: Mapping[str, Path]) -> None:
+    if router is None:
+        raise ConfigError(
+            f"the bank {bank} has no router; make one with 'sinewich switch route {bank} --base "
+            "PATH --queries NAME=PATH --save'"
+        )
+    for name in folders:
+        if name not in router.names:
+            raise ConfigError(
+                f"the router of {bank} has no task {name!r}{did_you_mean(name, router.names)}"
+            )
+    if missing := [name for name in router.names if name not in folders]:
+        raise ConfigError(
+            f"no run is named for {', '.join(missing)}, where the router of {bank} may send a "
+            "sample; add NAME=WORKDIR of each"
+        )
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
