@@ -34,7 +34,7 @@ class Way(NamedTuple):
       control: ``"values"`` keeps the task vector as it is under the mask of the switch;
         ``"random"`` chooses the active entries at random; None is no control.
       curvature: the saliency of the expert's curvature chooses the entries.
-      corrected: the head's bias makes up for the mean by which its inputs have shifted.
+      corrected: the task's own head makes up for what the switch does to its inputs.
     """
 
     options: dict[str, Any]

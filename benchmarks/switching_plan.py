@@ -24,6 +24,7 @@ PARTS = {"a": "digits", "b": "eight tasks", "l": "learned switches"}
 ROUTER = {"alpha": PULSE, "examples": 100, "neighbours": 10}
 FLEX = {"steps": 500, "examples": 100}
 CALIBRATION = 100
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 PRICES = (0.3, 0.1, 0.03)
 RECIPES: dict[str, dict[str, float]] = {
     "rate 0.003": {"rate": 3e-3, "steps": 400, "pull": 0.0},
@@ -35,7 +36,8 @@ RECIPES: dict[str, dict[str, float]] = {
 """Ways to train experts; a pull is weight decay towards the base."""
 
 FEW: tuple[Alpha, ...] = (0.3, 0.6, 0.9, 0.97, "auto")
-CURVES = (T_SWITCH, VALUES, RANDOM, switching_real.ROW, switching_real.CORRECTED)
+CURVES = (T_SWITCH, VALUES, RANDOM)
+CURVES += (switching_real.ROW, switching_real.CORRECTED, switching_real.REFIT)
 """The ways that are measured at every alpha."""
 
 
@@ -59,6 +61,7 @@ class Study:
       prices: of a bit, for learned switches.
       few: alphas of the ways that are not among :data:`CURVES`.
       calibration: images a task from which heads are corrected.
+      strengths: of refitted heads, compared on ``val``.
       seeds: what means are taken over.
     """
 
@@ -73,6 +76,7 @@ class Study:
     seeds: Sequence[int] = SEEDS
     few: Sequence[Alpha] = FEW
     calibration: int = CALIBRATION
+    strengths: Sequence[float] = STRENGTHS
 
     # --- (a): digits
 
@@ -178,6 +182,11 @@ class Study:
             cells[name] = Cell.of("front", STUDY, **given, **self._above(seed, recipe))
         return cells
 
+    def strengths_cell(self, seed: int, recipe: str) -> Cell:
+        """Refitted heads of the experts of a seed at every strength."""
+        given = {"strengths": list(self.strengths), "calibration": self.calibration}
+        return Cell.of("strengths", STUDY, **given, **self._above(seed, recipe))
+
     def ways_of(self, recipe: str | None) -> list[str]:
         """What is measured on the experts of a recipe: all on the first that was chosen."""
         first = recipe in (None, *self.chosen()[:1])
@@ -231,6 +240,7 @@ class Study:
                 *self.front_cells(*one).values(),
                 self.rules_cell(*one),
                 self.router_cell(*one),
+                *([self.strengths_cell(*one)] if one[1] in self.chosen()[:1] else []),
             )
         ]
 
@@ -258,6 +268,8 @@ class Study:
         if cell.kind == "front":
             settings = (given[key] for key in ("name", "alphas", "calibration"))
             return switching_real.fronts(base, files, *settings)
+        if cell.kind == "strengths":
+            return switching_real.refits(base, files, self.strengths, self.calibration)
         if cell.kind == "router":
             return switching_real.router(base, files, **self.router)
         if cell.kind == "flex":
@@ -298,4 +310,5 @@ def tiny(root: Path) -> Study:
         seeds=SEEDS[:1],
         few=(PULSE, "auto"),
         calibration=8,
+        strengths=(1.0,),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from benchmarks.cells import load_arrays
 from benchmarks.merging_agreement import dense
+from benchmarks.pages import mean
 from benchmarks.real_experts import probe, train_expert
 from benchmarks.real_tasks import Tree, class_count, features, linear, load, pooled, score
 from benchmarks.switching import (
@@ -31,22 +33,32 @@ from sinewich_jax import merging
 from sinewich_jax.core.trees import flatten_paths, unflatten_paths
 from sinewich_jax.switches.flex import compress
 from sinewich_jax.switches.leaf import Switch
+from sinewich_jax.switches.refit import refit_head
 
 ROW = "T-Switch, a knob a row"
 CORRECTED = "T-Switch, head's bias corrected"
 CORRECTED_FULL = "T-Switch, knob l2_full, head's bias corrected"
+REFIT = "T-Switch, head refitted"
+REFIT_FULL = "T-Switch, knob l2_full, head refitted"
 REAL_WAYS: dict[str, Way] = {
     **WAYS,
     ROW: Way({"knob": "l2_kept", "group": "row"}),
     CORRECTED: Way({"knob": "l2_kept"}, corrected=True),
     CORRECTED_FULL: Way({"knob": "l2_full"}, corrected=True),
+    REFIT: Way({"knob": "l2_kept"}, corrected=True),
+    REFIT_FULL: Way({"knob": "l2_full"}, corrected=True),
     "T-Switch, a knob a row, l2_full": Way({"knob": "l2_full", "group": "row"}),
     "T-Switch, one threshold for both signs": Way({"knob": "l2_kept", "sign_split": False}),
     "T-Switch, entries by curvature saliency": Way({"knob": "l2_kept"}, curvature=True),
 }
+HEAD = ("kernel", "bias")
 RULES = ("average", "task_arithmetic", "ties", "emr")
-CONTRAST = (T_SWITCH, VALUES, CORRECTED, CORRECTED_FULL)
+CONTRAST = (T_SWITCH, VALUES, CORRECTED, CORRECTED_FULL, REFIT, REFIT_FULL)
 """The ways that are measured on the second recipe too."""
+
+REFITTED = (REFIT, REFIT_FULL)
+STRENGTH = 1.0
+"""Of refitted heads; the other corrections move the bias alone."""
 
 TRIED = (T_SWITCH, CORRECTED)
 """Ways that are tried on every recipe, at these alphas:"""
@@ -54,7 +66,9 @@ TRIED = (T_SWITCH, CORRECTED)
 ALPHAS: tuple[Alpha, ...] = (PULSE, AUTO)
 
 
-def read(base: Path, files: Mapping[str, Path], calibration: int = 0) -> Setting:
+def read(
+    base: Path, files: Mapping[str, Path], calibration: int = 0, strength: float = math.inf
+) -> Setting:
     """The experts of a seed; saliency is ``delta^2`` times the curvature that training kept."""
     trunk = load_arrays(base)
     trees = {task: load_arrays(path) for task, path in files.items()}
@@ -64,15 +78,21 @@ def read(base: Path, files: Mapping[str, Path], calibration: int = 0) -> Setting
         curvature = dense(tree["curvature"], trunk)
         found = {p: np.float32(d.astype(np.float64) ** 2 * curvature[p]) for p, d in delta.items()}
         saliency[task] = unflatten_paths(found)
-    return setting_of(trunk, trees, "test", calibration)._replace(saliency=saliency)
+    found = setting_of(trunk, trees, "test", calibration, strength)
+    return found._replace(saliency=saliency)
 
 
 def setting_of(
-    base: Tree, experts: Mapping[str, Tree], split: str, calibration: int = 0
+    base: Tree,
+    experts: Mapping[str, Tree],
+    split: str,
+    calibration: int = 0,
+    strength: float = math.inf,
 ) -> Setting:
     """Trunks that are switched, scored under the heads of their experts.
 
-    Heads are corrected from so many training images; 0 where no way asks for it.
+    Heads are corrected from so many training images without labels, which costs no bits, as each
+    task has its own in any case; 0 where no way asks for it.
     """
 
     def plain(task: str, tree: Tree) -> float:
@@ -80,28 +100,36 @@ def setting_of(
 
     def corrected(task: str, tree: Tree) -> float:
         few, own = load(task, "train").x[:calibration], experts[task]
-        head = correct(own["head"], own["trunk"], tree, few)
-        return score(tree, head, load(task, split))
+        before, after = (features(trunk, few) for trunk in (own["trunk"], tree))
+        head = refit_head(*(own["head"][key] for key in HEAD), before, after, strength=strength)
+        return score(tree, dict(zip(HEAD, head, strict=True)), load(task, split))
 
     trunks = {task: tree["trunk"] for task, tree in experts.items()}
     return Setting(base, trunks, plain, corrected=corrected if calibration else None)
-
-
-def correct(head: Tree, expert: Tree, switched: Tree, x: np.ndarray) -> Tree:
-    """The head with a bias that takes back the mean shift of the switched trunk's features.
-
-    From a few images without labels; it costs no bits, as the head is the task's own in any case.
-    Known from quantised networks as bias correction (arXiv 1906.04721).
-    """
-    shift = (features(switched, x) - features(expert, x)).mean(axis=0)
-    return {**head, "bias": head["bias"] - shift @ head["kernel"]}
 
 
 def fronts(
     base: Path, files: Mapping[str, Path], way: str, alphas: Sequence[Alpha], calibration: int
 ) -> dict[str, Any]:
     """One way at every alpha, on test images."""
-    return front(read(base, files, calibration), REAL_WAYS[way], alphas)
+    strength = STRENGTH if way in REFITTED else math.inf
+    return front(read(base, files, calibration, strength), REAL_WAYS[way], alphas)
+
+
+def refits(
+    base: Path, files: Mapping[str, Path], strengths: Sequence[float], calibration: int
+) -> dict[str, dict[str, float]]:
+    """Mean accuracy on ``val`` with heads that were refitted, by way and alpha, by strength."""
+    trunk = load_arrays(base)
+    trees = {task: load_arrays(path) for task, path in files.items()}
+    rows: dict[str, dict[str, float]] = {}
+    for strength in strengths:
+        one = setting_of(trunk, trees, "val", calibration, strength)
+        for way in REFITTED:
+            for alpha in ALPHAS:
+                found = point(one, REAL_WAYS[way], alpha)["test"]
+                rows.setdefault(f"{way}, {alpha}", {})[f"{strength:g}"] = mean(found.values())
+    return rows
 
 
 def try_recipe(

@@ -454,13 +454,17 @@ def fake_switches(study, lift: float = 0.0) -> None:
     for seed in study.seeds:
         for recipe in study.chosen():
             for cell in study.expert_cells(seed, recipe).values():
-                record(cell, study.root, {"expert": {"test": 0.84}, "probe": {"test": 0.6}})
+                found = {"expert": {"test": 0.84, "val": 0.8}, "probe": {"test": 0.6}}
+                record(cell, study.root, found)
             for cell in study.front_cells(seed, recipe).values():
                 front = fake_front(tasks, cell.settings["alphas"], lift)
                 record(cell, study.root, front)
             rules = {name: {"test": dict.fromkeys(tasks, 0.5)} for name in switching_real.RULES}
             record(study.rules_cell(seed, recipe), study.root, rules)
             record(study.router_cell(seed, recipe), study.root, fake_router(tasks, seed))
+        row = {f"{strength:g}": 0.79 for strength in study.strengths}
+        refits = {f"{way}, 0.6": row for way in switching_real.REFITTED}
+        record(study.strengths_cell(seed, study.chosen()[0]), study.root, refits)
         for cell in study.flex_cells(seed, study.chosen()[0]).values():
             record(cell, study.root, fake_point(0.8, 0.5, tasks))
 
@@ -509,6 +513,7 @@ def test_the_switches_page_is_made_from_what_there_is(study, tmp_path, switches_
     assert {path.name for path in tmp_path.glob("*.png")} == pictures
     fake_switches(one, lift=-0.02)
     text = switches_page(one, tmp_path)
+    assert "| -1.00 ± 0.00 | -1.00 ± 0.00 |" in text  # refitted heads
     assert "T-Switch at alpha 0.6: -2.00 points, not within 1 point of the experts" in text
     # One seed of one way is missing: the rest stays, and no difference is made up.
     cell = one.front_cells(1, first)["T-Switch"]
@@ -541,16 +546,25 @@ def test_stages_of_switches_wait_and_share_the_experts_of_merging(study, tmp_pat
     assert owner("expert") == "merging" and owner("front") == "switches"
 
 
-def test_bias_correction_takes_back_the_shift_of_the_features(study, monkeypatch):
+@pytest.mark.parametrize("strength", [np.inf, 1.0])
+def test_heads_are_corrected_from_training_images(study, strength, monkeypatch):
+    """Features that are shifted by the trunk, which is a number here."""
     from benchmarks import switching_real
+    from benchmarks.real_tasks import Images
 
     x = np.random.default_rng(0).random((20, 4)).astype(np.float32)
+    head = {"kernel": np.float32(np.arange(8).reshape(4, 2)), "bias": np.ones(2, np.float32)}
     monkeypatch.setattr(switching_real, "features", lambda shift, x: x + shift)
-    head = {"kernel": np.arange(8.0).reshape(4, 2), "bias": np.ones(2)}
-    found = switching_real.correct(head, 0.0, 0.5, x)
-    np.testing.assert_allclose(
-        (x + 0.5) @ found["kernel"] + found["bias"], x @ head["kernel"] + head["bias"], rtol=1e-5
+    splits = {"train": Images(x, None), "test": Images(x[:5], None)}
+    monkeypatch.setattr(switching_real, "load", lambda _, split: splits[split])
+    monkeypatch.setattr(
+        switching_real,
+        "score",
+        lambda trunk, head, on: (on.x + trunk) @ head["kernel"] + head["bias"],
     )
+    experts = {"a": {"trunk": 0.0, "head": head}}
+    setting = switching_real.setting_of({}, experts, "test", 10, strength)
+    np.testing.assert_allclose(setting.corrected("a", 0.5), setting.score("a", 0.0), rtol=1e-5)
 
 
 @pytest.mark.slow

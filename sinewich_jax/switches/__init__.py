@@ -19,7 +19,7 @@ from typing import Any
 from sinewich_jax import lazy
 
 _MODULES = ("apply", "bank", "codecs", "dispatch", "flex", "leaf", "make", "metric", "own")
-_MODULES += ("protocols", "queries", "report", "router", "summary", "tree_files", "voting")
+_MODULES += ("protocols", "queries", "refit", "report", "router", "summary", "tree_files", "voting")
 _HOMES = {
     "METHODS": "make",
     "Base": "bank",
@@ -47,6 +47,7 @@ _HOMES = {
     "make_switch": "make",
     "merge_switches": "apply",
     "official_stream": "codecs",
+    "refit_head": "refit",
     "remove_switch": "apply",
     "route": "router",
     "save_switch": "tree_files",
