@@ -5,7 +5,7 @@
     with SwitchBank.open("tasks.swb") as bank:
         bank.names, bank.get("eurosat")
 
-The file is a log (:mod:`sinewich_jax.switches.log`) and is mapped into memory. No code in it is
+The file is a log (:mod:`sinewich_jax.switches.swb.log`) and is mapped into memory. No code in it is
 ever run, and the same calls write the same bytes: no clock is asked.
 """
 
@@ -23,12 +23,12 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 import numpy as np
 
 from sinewich_jax.errors import did_you_mean
-from sinewich_jax.switches import entries, header, index, log_file, records, stored_router, text
-from sinewich_jax.switches.entries import LeafEntry
-from sinewich_jax.switches.header import Base, BaseLeaf
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
-from sinewich_jax.switches.log import Record, SwitchBankError
-from sinewich_jax.switches.log_file import Draft, LogFile
+from sinewich_jax.switches.swb import entries, header, index, log_file, records, stored_router, text
+from sinewich_jax.switches.swb.entries import LeafEntry
+from sinewich_jax.switches.swb.header import Base, BaseLeaf
+from sinewich_jax.switches.swb.log import Record, SwitchBankError
+from sinewich_jax.switches.swb.log_file import Draft, LogFile
 
 __all__ = ["Base", "SwitchBank", "SwitchBankError"]
 

@@ -11,8 +11,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sinewich_jax.core.ternary import entropy_bits
-from sinewich_jax.switches import entries, text
-from sinewich_jax.switches.entries import LeafEntry, Place
+from sinewich_jax.switches.swb import entries, text
+from sinewich_jax.switches.swb.entries import LeafEntry, Place
 
 if TYPE_CHECKING:
     from sinewich_jax.switches.bank import SwitchBank

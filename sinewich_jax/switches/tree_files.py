@@ -15,10 +15,10 @@ import numpy as np
 
 from sinewich_jax.core.trees import unflatten_paths
 from sinewich_jax.errors import SinewichError
-from sinewich_jax.switches.entries import dtype_of
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
-from sinewich_jax.switches.log import SwitchBankError
-from sinewich_jax.switches.records import checked
+from sinewich_jax.switches.swb.entries import dtype_of
+from sinewich_jax.switches.swb.log import SwitchBankError
+from sinewich_jax.switches.swb.records import checked
 
 _ITEM, _STEP, _FORMAT = "switch", 0, 1
 _FIELDS = {"switch": ("mask", "sign", "knob", "levels"), "dense": ("delta",)}

@@ -22,7 +22,7 @@ from sinewich_jax.merging.plan import open_base
 from sinewich_jax.storage.fingerprint import Fingerprint
 from sinewich_jax.storage.leaves import BACKBONE, LeafSource, Shards
 from sinewich_jax.switches.bank import Base
-from sinewich_jax.switches.header import BaseLeaf
+from sinewich_jax.switches.swb.header import BaseLeaf
 
 FACTS = ("step", "task", "base", "start", "frequencies", "sine_factors", "prefix")
 """What a run says of itself that decides whether its switches go with others."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.switches.bank import SwitchBank
-from sinewich_jax.switches.log import MAGIC
+from sinewich_jax.switches.swb.log import MAGIC
 
 StrPath = str | os.PathLike[str]
 

@@ -17,11 +17,11 @@ from sinewich_jax.core.trees import flatten_paths
 from sinewich_jax.errors import CheckpointError
 from sinewich_jax.storage import open_leaves, save_safetensors
 from sinewich_jax.storage.fingerprint import fingerprint
-from sinewich_jax.switches import index
 from sinewich_jax.switches.bank import Base, SwitchBank, SwitchBankError
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
 from sinewich_jax.switches.queries import QuerySet
 from sinewich_jax.switches.router import Router
+from sinewich_jax.switches.swb import index
 from sinewich_jax.switches.tree_files import load_switch, save_switch
 from tests.switches.samples import BASE, arrays, assert_same, leaf, packed, task
 

@@ -18,13 +18,13 @@ import ml_dtypes  # noqa: F401  (imported while memory is counted, it would be c
 import numpy as np
 import pytest
 
-from sinewich_jax.switches import entries, fields, index, text
 from sinewich_jax.switches.bank import SwitchBank, SwitchBankError
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
-from sinewich_jax.switches.log import COMMIT, Record, aligned, crc_of, preamble
-from sinewich_jax.switches.log_file import LogFile
 from sinewich_jax.switches.queries import QuerySet
 from sinewich_jax.switches.router import Router
+from sinewich_jax.switches.swb import entries, fields, index, text
+from sinewich_jax.switches.swb.log import COMMIT, Record, aligned, crc_of, preamble
+from sinewich_jax.switches.swb.log_file import LogFile
 from tests.switches.samples import BASE, arrays, assert_same, leaf, packed, task
 
 
@@ -307,7 +307,7 @@ class Forge:
 
 def _changes(data):
     """What a whole bank holds, its JSON inflated, read by no code of the reader but the heads."""
-    from sinewich_jax.switches.log import scan
+    from sinewich_jax.switches.swb.log import scan
 
     found = scan(lambda at, count: data[at : at + count], len(data), pathlib.Path("bank"))
     words, changes = b"", []

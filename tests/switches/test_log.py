@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sinewich_jax.switches import log as log_format
-from sinewich_jax.switches.log import (
+from sinewich_jax.switches.swb import log as log_format
+from sinewich_jax.switches.swb.log import (
     ALIGNMENT,
     COMMIT,
     Record,
@@ -16,7 +16,7 @@ from sinewich_jax.switches.log import (
     preamble,
     scan,
 )
-from sinewich_jax.switches.log_file import Draft, LogFile, locked, written
+from sinewich_jax.switches.swb.log_file import Draft, LogFile, locked, written
 
 BLOB, TEXT = 2, 3
 CHANGES = [

@@ -5,7 +5,7 @@ import zlib
 
 import pytest
 
-from sinewich_jax.switches import text
+from sinewich_jax.switches.swb import text
 
 
 @pytest.mark.parametrize("dictionary", [b"", b"words", bytes(range(256)) * 300])

@@ -24,7 +24,7 @@ import numpy as np
 
 from sinewich_jax.storage.arrays import DTYPES
 from sinewich_jax.switches.leaf import plane_bytes
-from sinewich_jax.switches.log import ALIGNMENT
+from sinewich_jax.switches.swb.log import ALIGNMENT
 
 MAX_BITS = 16
 _AXES = 32

@@ -13,8 +13,8 @@ from sinewich_jax.core.arrays import content, dtype_of
 from sinewich_jax.core.trees import flatten_paths
 from sinewich_jax.storage.fingerprint import Fingerprint
 from sinewich_jax.storage.leaves import LeafSource
-from sinewich_jax.switches.entries import shape_of
-from sinewich_jax.switches.log import SwitchBankError
+from sinewich_jax.switches.swb.entries import shape_of
+from sinewich_jax.switches.swb.log import SwitchBankError
 
 FORMAT = 1
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")

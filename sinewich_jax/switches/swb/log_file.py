@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from sinewich_jax.errors import CheckpointError
 from sinewich_jax.storage.atomic import atomic_write, is_full_disk, no_space
-from sinewich_jax.switches.log import (
+from sinewich_jax.switches.swb.log import (
     ALIGNMENT,
     COMMIT,
     MAGIC,

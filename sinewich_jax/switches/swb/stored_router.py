@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sinewich_jax.switches import fields, text
-from sinewich_jax.switches.records import Blobs
+from sinewich_jax.switches.swb import fields, text
+from sinewich_jax.switches.swb.records import Blobs
 
 
 def pack(router: Any, dtype: str, blobs: Blobs) -> bytes:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sinewich_jax.storage.arrays import DTYPES
-from sinewich_jax.switches.entries import Cursor, Place, dtype_of, shape_of, whole_crc
-from sinewich_jax.switches.records import Blobs, fetch
+from sinewich_jax.switches.swb.entries import Cursor, Place, dtype_of, shape_of, whole_crc
+from sinewich_jax.switches.swb.records import Blobs, fetch
 
 _ARRAYS, _VALUES = "arrays", "values"
 

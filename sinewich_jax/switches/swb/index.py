@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from sinewich_jax.errors import did_you_mean
-from sinewich_jax.switches import entries, header, text
-from sinewich_jax.switches.entries import LeafEntry
 from sinewich_jax.switches.leaf import plane_bytes
-from sinewich_jax.switches.log import ALIGNMENT, Record, SwitchBankError
-from sinewich_jax.switches.log_file import LogFile
-from sinewich_jax.switches.records import is_bare
+from sinewich_jax.switches.swb import entries, header, text
+from sinewich_jax.switches.swb.entries import LeafEntry
+from sinewich_jax.switches.swb.log import ALIGNMENT, Record, SwitchBankError
+from sinewich_jax.switches.swb.log_file import LogFile
+from sinewich_jax.switches.swb.records import is_bare
 
 HEADER, BLOBS, INDEX, REMOVE, ROUTER = range(2, 7)
 _LONGEST_NAME = 200

@@ -13,9 +13,9 @@ from sinewich_jax.core.arrays import content
 from sinewich_jax.storage.arrays import DTYPES
 from sinewich_jax.switches import codecs
 from sinewich_jax.switches.codecs.registry import ones
-from sinewich_jax.switches.entries import MAX_BITS, Cursor, LeafEntry, Part, Place, dtype_of
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, plane_bytes
-from sinewich_jax.switches.log import crc_of
+from sinewich_jax.switches.swb.entries import MAX_BITS, Cursor, LeafEntry, Part, Place, dtype_of
+from sinewich_jax.switches.swb.log import crc_of
 
 
 class Blobs:
