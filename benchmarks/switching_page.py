@@ -261,7 +261,7 @@ def verdict(page: Page, runs: Sequence[Run]) -> None:
         f"{mean(probe):.3f}: {100 * (mean(alone) - mean(probe)):.1f} points are what there is to "
         "keep."
     )
-    for way in (T_SWITCH, *CORRECTIONS, switching_real.ROW, VALUES):
+    for way in (T_SWITCH, *CORRECTIONS, switching_real.REFIT_RANDOM, switching_real.ROW, VALUES):
         for alpha, most in LINE:
             switched = over(runs, lambda run, w=way, a=alpha: accuracy(run, w, a))
             size = over(runs, lambda run, w=way, a=alpha: weight(run, w, a, "bits"))

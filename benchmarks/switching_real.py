@@ -18,6 +18,7 @@ from benchmarks.real_tasks import Tree, class_count, features, linear, load, poo
 from benchmarks.switching import (
     AUTO,
     PULSE,
+    RANDOM,
     T_SWITCH,
     VALUES,
     WAYS,
@@ -40,6 +41,7 @@ CORRECTED = "T-Switch, head's bias corrected"
 CORRECTED_FULL = "T-Switch, knob l2_full, head's bias corrected"
 REFIT = "T-Switch, head refitted"
 REFIT_FULL = "T-Switch, knob l2_full, head refitted"
+REFIT_VALUES, REFIT_RANDOM = f"{VALUES}, head refitted", f"{RANDOM}, head refitted"
 REAL_WAYS: dict[str, Way] = {
     **WAYS,
     ROW: Way({"knob": "l2_kept", "group": "row"}),
@@ -47,6 +49,8 @@ REAL_WAYS: dict[str, Way] = {
     CORRECTED_FULL: Way({"knob": "l2_full"}, corrected=True),
     REFIT: Way({"knob": "l2_kept"}, corrected=True),
     REFIT_FULL: Way({"knob": "l2_full"}, corrected=True),
+    REFIT_VALUES: WAYS[VALUES]._replace(corrected=True),
+    REFIT_RANDOM: WAYS[RANDOM]._replace(corrected=True),
     "T-Switch, a knob a row, l2_full": Way({"knob": "l2_full", "group": "row"}),
     "T-Switch, one threshold for both signs": Way({"knob": "l2_kept", "sign_split": False}),
     "T-Switch, entries by curvature saliency": Way({"knob": "l2_kept"}, curvature=True),
@@ -56,7 +60,7 @@ RULES = ("average", "task_arithmetic", "ties", "emr")
 CONTRAST = (T_SWITCH, VALUES, CORRECTED, CORRECTED_FULL, REFIT, REFIT_FULL)
 """The ways that are measured on the second recipe too."""
 
-REFITTED = (REFIT, REFIT_FULL)
+REFITTED = (REFIT, REFIT_FULL, REFIT_VALUES, REFIT_RANDOM)
 STRENGTH = 1.0
 """Of refitted heads; the other corrections move the bias alone."""
 
@@ -125,7 +129,7 @@ def refits(
     rows: dict[str, dict[str, float]] = {}
     for strength in strengths:
         one = setting_of(trunk, trees, "val", calibration, strength)
-        for way in REFITTED:
+        for way in (REFIT, REFIT_FULL):
             for alpha in ALPHAS:
                 found = point(one, REAL_WAYS[way], alpha)["test"]
                 rows.setdefault(f"{way}, {alpha}", {})[f"{strength:g}"] = mean(found.values())

@@ -463,7 +463,7 @@ def fake_switches(study, lift: float = 0.0) -> None:
             record(study.rules_cell(seed, recipe), study.root, rules)
             record(study.router_cell(seed, recipe), study.root, fake_router(tasks, seed))
         row = {f"{strength:g}": 0.79 for strength in study.strengths}
-        refits = {f"{way}, 0.6": row for way in switching_real.REFITTED}
+        refits = {f"{way}, 0.6": row for way in (switching_real.REFIT, switching_real.REFIT_FULL)}
         record(study.strengths_cell(seed, study.chosen()[0]), study.root, refits)
         for cell in study.flex_cells(seed, study.chosen()[0]).values():
             record(cell, study.root, fake_point(0.8, 0.5, tasks))
