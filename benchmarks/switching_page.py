@@ -36,6 +36,10 @@ PULSES = {
 }
 CORRECTIONS = (switching_real.CORRECTED, switching_real.CORRECTED_FULL)
 CORRECTIONS += (switching_real.REFIT, switching_real.REFIT_FULL)
+DRAWN = (T_SWITCH, VALUES, RANDOM)
+DRAWN += (switching_real.REFIT, switching_real.REFIT_FULL, switching_real.REFIT_RANDOM)
+"""The ways in the picture of the eight tasks."""
+
 LINE = ((PULSE, 1.4), ("auto", 1.585))
 """What was asked of the eight tasks: at most so many bits a parameter on disk; 1.585 is log2 3."""
 
@@ -191,6 +195,7 @@ def one_recipe(page: Page, study: Study, recipe: str | None, folder: Path, word:
         real_tasks.TASKS,
         command,
         folder / f"switches_{word}_methods.png",
+        DRAWN,
     )
     page.text("Scales and densities of merging rules are chosen on `val`, as in the merging study.")
     tables.routes(page, runs, command, True, folder / f"switches_{word}_router.png")
@@ -261,6 +266,7 @@ def verdict(page: Page, runs: Sequence[Run]) -> None:
         f"{mean(probe):.3f}: {100 * (mean(alone) - mean(probe)):.1f} points are what there is to "
         "keep."
     )
+    lines = []
     for way in (T_SWITCH, *CORRECTIONS, switching_real.REFIT_RANDOM, switching_real.ROW, VALUES):
         for alpha, most in LINE:
             switched = over(runs, lambda run, w=way, a=alpha: accuracy(run, w, a))
@@ -270,10 +276,12 @@ def verdict(page: Page, runs: Sequence[Run]) -> None:
             gap = 100 * (mean(switched) - mean(alone))
             near = "within" if gap >= -POINTS else "not within"
             small = "at most" if mean(size) <= most else "not at most"
-            page.text(
+            lines.append(
                 f"* {way} at alpha {alpha}: {gap:+.2f} points, {near} {POINTS:g} point of the "
                 f"experts; {mean(size):.3f} bits a parameter, {small} {most:g}."
             )
+    if lines:
+        page.text("\n".join(lines))
 
 
 # --- the published storage ------------------------------------------------------------------------

@@ -143,10 +143,12 @@ def methods(
     tasks: Sequence[str],
     command: str,
     picture: Path,
+    drawn_ways: Sequence[str] | None = None,
 ) -> None:
     """Every method by task, with the bits of a parameter that a task costs.
 
-    ``rows`` begins with the experts; the picture has the others, and switches at 0.6.
+    ``rows`` begins with the experts; the picture has the others, and switches at 0.6, of
+    ``drawn_ways`` alone where these are named.
     """
     body: dict[str, dict[str, Any]] = {}
     for name in rows:
@@ -155,7 +157,9 @@ def methods(
         body[name]["bits"] = {INDIVIDUAL: str(FULL)}.get(name) or (
             "0" if name.startswith("base") else f"{merged_bits(name, len(tasks)):.1f}"
         )
-    drawn = [*rows[1:], *(f"{way}, {alpha}" for way, alpha in ways if alpha == PULSE)]
+    switched = (way for way, alpha in ways if alpha == PULSE)
+    chosen = [way for way in switched if drawn_ways is None or way in drawn_ways]
+    drawn = [*rows[1:], *(f"{way}, {PULSE}" for way in chosen)]
     for way, alpha in ways:
         points = [run["fronts"].get(way, {}).get(str(alpha)) for run in runs]
         have = [one for one in points if one]

@@ -2,7 +2,8 @@
 
 A switch leaves out most of a task vector, and the features in front of the head shift and shrink
 with it. The head is the task's own in any case, so that fitting it anew costs no bits, and the
-expert's own answers on a few unlabelled inputs are enough to fit it to.
+expert's own answers on a few unlabelled inputs are enough to fit it to. It mends what is small:
+where a switch keeps next to nothing, few inputs mislead it, and the old head is better.
 """
 
 from __future__ import annotations
