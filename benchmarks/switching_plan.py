@@ -24,7 +24,12 @@ PARTS = {"a": "digits", "b": "eight tasks", "l": "learned switches"}
 ROUTER = {"alpha": PULSE, "examples": 100, "neighbours": 10}
 FLEX = {"steps": 500, "examples": 100}
 CALIBRATION = 100
-STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
+REFIT = {"calibration": 400, "strength": 0.1}
+"""Of heads that are fitted as a whole."""
+
+STRENGTHS, IMAGES = (0.03, 0.1, 0.3, 1.0, 3.0), (100, 400)
+"""What was tried of that on ``val``."""
+
 PRICES = (0.3, 0.1, 0.03)
 RECIPES: dict[str, dict[str, float]] = {
     "rate 0.003": {"rate": 3e-3, "steps": 400, "pull": 0.0},
@@ -60,8 +65,10 @@ class Study:
       flex: settings of learned switches.
       prices: of a bit, for learned switches.
       few: alphas of the ways that are not among :data:`CURVES`.
-      calibration: images a task from which heads are corrected.
+      calibration: images a task from which biases of heads are corrected.
+      refit: images a task, and strength, of heads that are refitted.
       strengths: of refitted heads, compared on ``val``.
+      images: from which they are refitted there.
       seeds: what means are taken over.
     """
 
@@ -76,7 +83,9 @@ class Study:
     seeds: Sequence[int] = SEEDS
     few: Sequence[Alpha] = FEW
     calibration: int = CALIBRATION
+    refit: Mapping[str, Any] = dataclasses.field(default_factory=lambda: REFIT)
     strengths: Sequence[float] = STRENGTHS
+    images: Sequence[int] = IMAGES
 
     # --- (a): digits
 
@@ -178,14 +187,15 @@ class Study:
         for name in self.ways_of(recipe):
             way = list(switching_real.REAL_WAYS[name])
             given = {"name": name, "way": way, "alphas": self.alphas_of(name)}
-            given["calibration"] = self.calibration
+            refitted = name in switching_real.REFITTED
+            given |= self.refit if refitted else {"calibration": self.calibration}
             cells[name] = Cell.of("front", STUDY, **given, **self._above(seed, recipe))
         return cells
 
-    def strengths_cell(self, seed: int, recipe: str) -> Cell:
-        """Refitted heads of the experts of a seed at every strength."""
-        given = {"strengths": list(self.strengths), "calibration": self.calibration}
-        return Cell.of("strengths", STUDY, **given, **self._above(seed, recipe))
+    def strengths_cells(self, seed: int, recipe: str) -> dict[int, Cell]:
+        """Refitted heads of the experts of a seed at every strength, by images a task."""
+        given = {"strengths": list(self.strengths), **self._above(seed, recipe)}
+        return {n: Cell.of("strengths", STUDY, calibration=n, **given) for n in self.images}
 
     def ways_of(self, recipe: str | None) -> list[str]:
         """What is measured on the experts of a recipe: all on the first that was chosen."""
@@ -240,7 +250,7 @@ class Study:
                 *self.front_cells(*one).values(),
                 self.rules_cell(*one),
                 self.router_cell(*one),
-                *([self.strengths_cell(*one)] if one[1] in self.chosen()[:1] else []),
+                *self.strengths_cells(*one).values(),
             )
         ]
 
@@ -266,10 +276,13 @@ class Study:
         experts = self.expert_cells(given["seed"], recipe)
         files = {task: one.arrays(self.root) for task, one in experts.items()}
         if cell.kind == "front":
-            settings = (given[key] for key in ("name", "alphas", "calibration"))
-            return switching_real.fronts(base, files, *settings)
+            settings = {
+                key: given[key] for key in ("alphas", "calibration", "strength") if key in given
+            }
+            return switching_real.fronts(base, files, given["name"], **settings)
         if cell.kind == "strengths":
-            return switching_real.refits(base, files, self.strengths, self.calibration)
+            settings = (given[key] for key in ("strengths", "calibration"))
+            return switching_real.refits(base, files, *settings)
         if cell.kind == "router":
             return switching_real.router(base, files, **self.router)
         if cell.kind == "flex":
@@ -310,5 +323,7 @@ def tiny(root: Path) -> Study:
         seeds=SEEDS[:1],
         few=(PULSE, "auto"),
         calibration=8,
+        refit={"calibration": 8, "strength": 0.1},
         strengths=(1.0,),
+        images=(8,),
     )

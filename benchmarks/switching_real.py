@@ -61,8 +61,7 @@ CONTRAST = (T_SWITCH, VALUES, CORRECTED, CORRECTED_FULL, REFIT, REFIT_FULL)
 """The ways that are measured on the second recipe too."""
 
 REFITTED = (REFIT, REFIT_FULL, REFIT_VALUES, REFIT_RANDOM)
-STRENGTH = 1.0
-"""Of refitted heads; the other corrections move the bias alone."""
+"""Heads that are fitted as a whole; the other corrections move the bias alone."""
 
 TRIED = (T_SWITCH, CORRECTED)
 """Ways that are tried on every recipe, at these alphas:"""
@@ -113,10 +112,14 @@ def setting_of(
 
 
 def fronts(
-    base: Path, files: Mapping[str, Path], way: str, alphas: Sequence[Alpha], calibration: int
+    base: Path,
+    files: Mapping[str, Path],
+    way: str,
+    alphas: Sequence[Alpha],
+    calibration: int,
+    strength: float = math.inf,
 ) -> dict[str, Any]:
     """One way at every alpha, on test images."""
-    strength = STRENGTH if way in REFITTED else math.inf
     return front(read(base, files, calibration, strength), REAL_WAYS[way], alphas)
 
 

@@ -462,9 +462,9 @@ def fake_switches(study, lift: float = 0.0) -> None:
             rules = {name: {"test": dict.fromkeys(tasks, 0.5)} for name in switching_real.RULES}
             record(study.rules_cell(seed, recipe), study.root, rules)
             record(study.router_cell(seed, recipe), study.root, fake_router(tasks, seed))
-        row = {f"{strength:g}": 0.79 for strength in study.strengths}
-        refits = {f"{way}, 0.6": row for way in (switching_real.REFIT, switching_real.REFIT_FULL)}
-        record(study.strengths_cell(seed, study.chosen()[0]), study.root, refits)
+            row = {f"{strength:g}": 0.79 for strength in study.strengths}
+            for cell in study.strengths_cells(seed, recipe).values():
+                record(cell, study.root, {f"{switching_real.REFIT}, 0.6": row})
         for cell in study.flex_cells(seed, study.chosen()[0]).values():
             record(cell, study.root, fake_point(0.8, 0.5, tasks))
 

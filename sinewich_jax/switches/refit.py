@@ -19,7 +19,7 @@ Array = Any
 
 
 def refit_head(
-    kernel: Array, bias: Array, expert: Array, switched: Array, *, strength: float = 1.0
+    kernel: Array, bias: Array, expert: Array, switched: Array, *, strength: float = 0.1
 ) -> tuple[np.ndarray, np.ndarray]:
     """The linear head that answers on switched features as the head did on those of the expert.
 
