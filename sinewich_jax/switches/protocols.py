@@ -14,6 +14,7 @@ import numpy as np
 
 from sinewich_jax.core.trees import map_paths
 from sinewich_jax.errors import ConfigError, DataError
+from sinewich_jax.switches.columns import aligned
 from sinewich_jax.switches.dispatch import LEVELS, Dispatched
 from sinewich_jax.switches.router import Router
 from sinewich_jax.switches.traffic import PROTOCOLS, Traffic, check_protocols, send
@@ -94,7 +95,7 @@ class Protocols(NamedTuple):
             )
             for name, row in self.rows.items()
         ]
-        text = _aligned([head, *body])
+        text = "\n".join(aligned([head, *body]))
         shown = next((name for name in ("per_sample", "top1") if name in self.rows), None)
         if shown is None:
             return text
@@ -103,7 +104,7 @@ class Protocols(NamedTuple):
         lines += [
             (name, *map(str, row)) for name, row in zip(self.names, confusion.tolist(), strict=True)
         ]
-        return f"{text}\n\n{shown}:\n{_aligned(lines)}"
+        return "\n".join([text, "", f"{shown}:", *aligned(lines)])
 
 
 def evaluate_protocols(
@@ -201,16 +202,4 @@ def _measure(
         unknown=traffic.unknown,
         trees=traffic.trees,
         multiplier=traffic.multiplier,
-    )
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest word, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            word.ljust(width) if i == 0 else word.rjust(width)
-            for i, (word, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
     )

@@ -11,6 +11,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sinewich_jax.core.ternary import entropy_bits
+from sinewich_jax.switches.columns import aligned
 from sinewich_jax.switches.swb import entries, text
 from sinewich_jax.switches.swb.entries import LeafEntry, Place
 
@@ -156,7 +157,7 @@ class Report:
             rows.append(("all tasks", self.total))
         head = ("task", "entries", "active", "density", "codec", "mask", "sign", "knob", "dense")
         head += ("other", "on disk", "entropy", "ratio", "bits/param")
-        lines = _aligned([head, *(_cells(label, row) for label, row in rows)])
+        lines = aligned([head, *(_cells(label, row) for label, row in rows)], left=(0, 4))
         base = "no base" if self.base is None else f"base {self.base[:19]}"
         notes = [f"{self.path}: {self.nbytes:,} bytes, {base}; columns from mask on are bytes"]
         beside = {"header": self.header, "router": self.router, "removed": self.removed}
@@ -204,14 +205,3 @@ def _cells(label: str, row: Row) -> tuple[str, ...]:
     ratio = "-" if row.ratio is None else f"{row.ratio:.3f}"
     numbers = (f"{row.size:,}", f"{row.active:,}", f"{row.density:.4f}", row.codec)
     return (label, *numbers, *(f"{s:,}" for s in sizes), ratio, f"{row.bits_per_parameter:.4f}")
-
-
-def _aligned(table: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if number in (0, 4) else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]

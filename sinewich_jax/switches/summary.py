@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from sinewich_jax.core.ternary import entropy_bits
 from sinewich_jax.core.trees import flatten_paths
 from sinewich_jax.errors import SinewichError, did_you_mean
+from sinewich_jax.switches.columns import aligned
 from sinewich_jax.switches.fits import check_single
 from sinewich_jax.switches.leaf import DenseLeaf, LeafSwitch, Switch
 from sinewich_jax.switches.planes import decode, pieces
@@ -68,7 +68,7 @@ class Summary(NamedTuple):
             bits = [f"{row.entropy_bits / n:.3f}", f"{row.plane_bits / n:.3f}"]
             line = [row.path, row.kind, f"{row.n:,}", f"{row.density:.4f}", knob, *bits]
             cells.append(line + ([f"{row.cosine:.4f}", f"{row.rel_err:.4f}"] if known else []))
-        return _aligned(cells, left=2)
+        return "\n".join(aligned(cells, left=(0, 1)))
 
 
 class _Sums(NamedTuple):
@@ -185,16 +185,3 @@ def _compared(path: str, leaf: LeafSwitch | DenseLeaf, flat: dict[str, Any]) -> 
             np.sum(np.square(moved - change)),
         ]
     return _Sums(*sums.tolist())
-
-
-def _aligned(cells: Sequence[Sequence[str]], left: int) -> str:
-    """Columns as wide as their widest cell; the first ``left`` are set left, numbers right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    lines = []
-    for line in cells:
-        padded = [
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
