@@ -500,7 +500,7 @@ def test_the_switches_page_is_made_from_what_there_is(study, tmp_path, switches_
     assert (first, second) == tuple(one.recipes)[:: len(one.recipes) - 1]
     text = switches_page(one, tmp_path)
     assert "not run" not in text and "nan" not in text and "None" not in text
-    assert f"## (b1) The recipe that is best switched: {first}" in text
+    assert f"## (b1) The recipe whose plain switch is best: {first}" in text
     assert "| rate 0.003 (chosen) | 0.400 | 0.700 | 0.100 | -10.00 (1.400) |" in text
     gap = "| T-Switch at 0.6 less each expert alone | -2.00 ± 1.00 (-1.00, -2.00, -3.00) |"
     assert gap in text

@@ -16,6 +16,7 @@ import numpy as np
 from sinewich_jax.errors import ConfigError, DataError
 
 Array = Any
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def refit_head(
@@ -67,9 +68,25 @@ def refit_head(
         # Where no feature varies there is nothing to fit, whatever stands on the diagonal.
         ridge = strength * (x.var(axis=0).mean() or 1.0)
         moments = x.T @ x / len(x) + ridge * np.eye(len(kernel))
-        fitted = kernel + np.linalg.solve(moments, x.T @ left / len(x))
+        fitted = kernel + _solve(moments, x.T @ left / len(x), strength)
     moved = bias + expert.mean(axis=0) @ kernel - mean @ fitted
-    return np.float32(fitted), np.float32(moved)
+    with np.errstate(over="ignore"):
+        found = np.float32(fitted), np.float32(moved)
+    if not all(np.isfinite(array).all() for array in found):
+        raise DataError(
+            "the refitted head has numbers that float32 does not hold; give features and a head of "
+            "smaller size"
+        )
+    return found
+
+
+def _solve(moments: np.ndarray, right: np.ndarray, strength: float) -> np.ndarray:
+    try:
+        return np.linalg.solve(moments, right)
+    except np.linalg.LinAlgError as error:
+        raise ConfigError(
+            f"at strength {strength:g} these inputs do not settle the head; give a larger one"
+        ) from error
 
 
 def _check(kernel: np.ndarray, bias: np.ndarray, expert: np.ndarray, switched: np.ndarray) -> None:
@@ -77,6 +94,8 @@ def _check(kernel: np.ndarray, bias: np.ndarray, expert: np.ndarray, switched: n
         raise DataError(
             f"the head has shapes {kernel.shape} and {bias.shape}; expected (e, c) and (c,)"
         )
+    if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
+        raise DataError("the head holds numbers that are not finite")
     for name, rows in (("expert", expert), ("switched", switched)):
         if rows.ndim != 2 or rows.shape[1] != len(kernel) or len(rows) < 2:
             raise DataError(
@@ -85,6 +104,8 @@ def _check(kernel: np.ndarray, bias: np.ndarray, expert: np.ndarray, switched: n
             )
         if not np.isfinite(rows).all():
             raise DataError(f"the features {name!r} hold numbers that are not finite")
+        if rows.size and np.abs(rows).max() > _LARGEST:
+            raise DataError(f"the features {name!r} reach beyond {_LARGEST:g}, what float32 holds")
     if len(expert) != len(switched):
         raise DataError(
             f"there are {len(expert)} rows of the expert's features and {len(switched)} of the "

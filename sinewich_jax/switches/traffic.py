@@ -77,6 +77,7 @@ class Traffic:
 
     Attributes:
       confusion: int64 (T, T), true task by chosen task; samples that went to the base are in none.
+      away: int64 (T,), how many of each task those are.
       seen: int64 (T,), samples of each task.
     """
 
@@ -89,6 +90,7 @@ class Traffic:
             :func:`~sinewich_jax.switches.dispatch.group_routes`.
         """
         self.confusion = np.zeros((tasks, tasks), np.int64)
+        self.away = np.zeros(tasks, np.int64)
         self.seen = np.zeros(tasks, np.int64)
         self._levels = levels
         self._unknown = self._passes = 0
@@ -98,6 +100,7 @@ class Traffic:
         """Counts a batch of one task."""
         size, here = len(sent.chosen), ~sent.away
         self.seen[task] += size
+        self.away[task] += size - int(np.count_nonzero(here))
         np.add.at(self.confusion[task], sent.chosen[here], 1)
         self._unknown += int(np.count_nonzero(sent.unknown))
         found = group_routes(sent.weights, self._levels)

@@ -40,14 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", type=Path, help="with --weights: write the scores there, as JSON"
     )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="with --out: write over a file that is there"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores the newest checkpoint, rewrites the results and prints them."""
     if arguments.weights is not None:
         return _weights(arguments)
-    for option in ("task", "out"):
-        if getattr(arguments, option) is not None:
+    for option in ("task", "out", "overwrite"):
+        if getattr(arguments, option):
             raise ConfigError(f"--{option} goes with --weights; the run's results hold all tasks")
     from sinewich_jax.train import cache, evaluate
 
@@ -76,6 +79,11 @@ def _weights(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"{option} is about the run itself; leave out it or --weights")
     from sinewich_jax import storage
     from sinewich_jax.train import cache, evaluate_weights
+    from sinewich_jax.train.switch_out import check_new
+
+    if arguments.out is not None:
+        inputs = {"the run": arguments.workdir, "the weights": Path(arguments.weights)}
+        check_new(arguments.out, inputs, arguments.overwrite)
 
     cache.enable_compilation_cache()
     found = evaluate_weights.evaluate_weights(

@@ -51,7 +51,7 @@ def evaluate_runs(
     runs: Mapping[str, str | os.PathLike[str]],
     base: str | os.PathLike[str] | None = None,
     *,
-    protocols: Sequence[str] = PROTOCOLS,
+    protocols: str | Sequence[str] = PROTOCOLS,
     batch: int = 256,
     abstain: bool = False,
     side: int | None = None,
@@ -80,25 +80,35 @@ def evaluate_runs(
       progress: called with steps done, steps in all, and what is looked at.
 
     Returns:
-      ``{"bank", "batch", "abstain", "runs", "protocols"}``: of each run its ``workdir``, ``steps``
-      and ``tasks`` (``metric``, ``unit``, ``higher_is_better``, ``own``: what the run scored when
-      it was last evaluated, or None); of each protocol ``true_head`` and ``chosen_head`` (task of
-      the bank -> task -> value; None where heads cannot be exchanged), ``task_found``, ``unknown``,
-      ``trees``, ``passes`` and ``confusion``, as
-      :class:`~sinewich_jax.switches.protocols.Protocol` has them.
+      ``{"bank", "batch", "abstain", "runs", "protocols", "notes"}``: of each run its ``workdir``,
+      ``steps`` and ``tasks`` (``metric``, ``unit``, ``higher_is_better``, ``own``: what the run
+      scored when it was last evaluated, or None); of each protocol ``true_head`` and
+      ``chosen_head`` (task of the bank -> task -> value; None where heads cannot be exchanged),
+      ``task_found``, ``unknown``, ``trees`` and ``passes`` as
+      :class:`~sinewich_jax.switches.protocols.Protocol` has them,
+      ``confusion`` (true task -> chosen task -> images) and ``to_base`` (true task -> images that
+      went to the base, which are in no other count); ``notes`` are sentences for people.
 
     Raises:
       ConfigError: no router, runs that are not its tasks, features of another kind.
       CheckpointError: no run, or a bank of another model.
       SinewichError: another base.
     """
+    protocols = (protocols,) if isinstance(protocols, str) else tuple(dict.fromkeys(protocols))
     check_protocols(protocols)
     if batch < 1:
         raise ConfigError(f"batch is {batch}; expected at least 1")
     bank, folders = Path(bank), {name: Path(path).absolute() for name, path in runs.items()}
     with SwitchBank.open(bank) as opened:
-        router, mark = opened.router(), opened.base
+        router, mark, names = opened.router(), opened.base, opened.names
+    if not names:
+        raise ConfigError(f"the bank {bank} holds no task; 'sinewich switch inspect' says more")
     _check_runs(bank, router, folders)
+    if abstain and router.threshold is None:
+        raise ConfigError(
+            f"the router of {bank} has no distance from which on it abstains; leave out --abstain, "
+            "or make another router with 'sinewich switch route --queries ... --save'"
+        )
     base = Path(next(iter(folders.values())) if base is None else base)
     with opened_base(base, mark, bank) as origin:
         features = Features(origin, base, side)
@@ -108,7 +118,8 @@ def evaluate_runs(
         shared = {name: origin.read(name) for name in origin.names}
         models = []
         for name in router.names:
-            leaves = SwitchedLeaves(bank, origin, {name: packed[name]}, {name: 1.0}, mark)
+            label = Path(f"{bank}@{name}")
+            leaves = SwitchedLeaves(label, origin, {name: packed[name]}, {name: 1.0}, mark)
             given = (experiments or {}).get(name)
             models.append(_Model.open(name, folders[name], leaves, given, devices))
     switches = {name: split_own(switch, shared)[0] for name, switch in packed.items()}
@@ -146,11 +157,16 @@ def evaluate_runs(
             "unknown": traffic.unknown,
             "trees": traffic.trees,
             "passes": traffic.multiplier,
-            "confusion": traffic.confusion.tolist(),
+            "confusion": {
+                true: dict(zip(router.names, row, strict=True))
+                for true, row in zip(router.names, traffic.confusion.tolist(), strict=True)
+            },
+            "to_base": dict(zip(router.names, traffic.away.tolist(), strict=True)),
         }
     about = {"bank": os.fspath(bank), "batch": batch, "abstain": abstain}
     described_runs = {model.name: model.facts() for model in models}
-    return evaluate.finite({**about, "runs": described_runs, "protocols": found})
+    notes = [note for model in models for note in model.notes()] + weighing.notes()
+    return evaluate.finite({**about, "runs": described_runs, "protocols": found, "notes": notes})
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -158,7 +174,7 @@ def table(found: Mapping[str, Any]) -> str:
     runs, protocols = found["runs"], found["protocols"]
     columns = [(name, task) for name, run in runs.items() for task in run["tasks"]]
     titles = [f"{name}: {task}, {runs[name]['tasks'][task]['metric']}" for name, task in columns]
-    rows = [(ITSELF, "", *(_text(runs[n]["tasks"][t]["own"]) for n, t in columns), *[""] * 4)]
+    rows = [(ITSELF, "", *(_own(runs[n]["tasks"][t]["own"]) for n, t in columns), *[""] * 4)]
     for protocol, row in protocols.items():
         for head in ("true_head", "chosen_head"):
             if row[head] is None or (head == "chosen_head" and protocol == ORACLE):
@@ -174,9 +190,17 @@ def table(found: Mapping[str, Any]) -> str:
     text = markdown_table(headers, rows, "ll" + "r" * (len(headers) - 2))
     shown = next((name for name in ("per_sample", "top1") if name in protocols), None)
     if shown is not None:
-        names, counts = tuple(runs), protocols[shown]["confusion"]
-        lines = [(name, *row) for name, row in zip(names, counts, strict=True)]
-        text += f"\n{markdown_table((f'{shown}: true, by chosen', *names), lines)}"
+        counts, away = (protocols[shown][key] for key in ("confusion", "to_base"))
+        headers = (
+            f"{shown}: true, by chosen",
+            *counts,
+            *(["the base"] if any(away.values()) else []),
+        )
+        lines = [
+            (true, *row.values(), *([away[true]] if any(away.values()) else []))
+            for true, row in counts.items()
+        ]
+        text += f"\n{markdown_table(headers, lines)}"
     return text.rstrip("\n")
 
 
@@ -224,8 +248,19 @@ class _Model(NamedTuple):
     @property
     def answers(self) -> Any:
         """What its predictions are about; those of another model with the same can be measured."""
-        kinds = [(one.name, one.channels, one.class_names) for one in self.evaluator.tasks]
+        kinds = sorted((one.name, one.channels, one.class_names) for one in self.evaluator.tasks)
         return kinds, tuple(self.evaluator.source.size)
+
+    def notes(self) -> list[str]:
+        """What a user should know who named another run than the one that was packed."""
+        model = replace.parameters(self.resumed.state, self.resumed.constants)
+        for path, name in self.homes.items():
+            if name in self.own and not np.array_equal(np.asarray(model[path]), self.own[name]):
+                return [
+                    f"the leaf {path!r} of {self.folder} is not the one packed as {self.name!r}; "
+                    "it is scored with the packed one, and statistics of batch norms stay the run's"
+                ]
+        return []
 
     def facts(self) -> dict[str, Any]:
         """What the result says of the run."""
@@ -253,6 +288,17 @@ class _Weighing:
         self._exchange = all(model.answers == models[0].answers for model in models)
         # Groups come sorted by route, so that the last one is all that is asked for again.
         self._merged = functools.lru_cache(maxsize=1)(self._merge)
+
+    def notes(self) -> list[str]:
+        """Why chosen heads were not scored, if they were not."""
+        if self._exchange:
+            return []
+        first = self._models[0]
+        other = next(model for model in self._models if model.answers != first.answers)
+        return [
+            f"{first.name} and {other.name} have other tasks or classes, or images of another "
+            "size, so that only the head of the true task is scored"
+        ]
 
     def scores(self, number: int, sent: Sequence[Sent]) -> tuple[Any, Any]:
         """Of one run's samples, with the true and with the chosen head: ``{task: value}``.
@@ -315,4 +361,8 @@ def _check_runs(bank: Path, router: Router | None, folders: Mapping[str, Path]) 
 
 
 def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def _own(value: float | None) -> str:
+    return "" if value is None else _text(value)

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from sinewich_jax.train.switch_out import check_new
 from sinewich_jax.train.switch_verb import bar, file, pairs, positive, say
 
 
@@ -46,12 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON document in place of tables")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write the scores there, as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="write over a file that is there")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the protocols side by side."""
     bank = file(arguments.bank)
     runs = pairs("a run", arguments.runs)
+    if arguments.out is not None:
+        inputs = {"the bank": bank} | {f"the run {n!r}": Path(path) for n, path in runs.items()}
+        if arguments.base is not None:
+            inputs["the base"] = arguments.base
+        check_new(arguments.out, inputs, arguments.overwrite)
     from sinewich_jax import storage
     from sinewich_jax.switches.traffic import PROTOCOLS
     from sinewich_jax.train import cache, switch_evaluate
@@ -68,8 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             side=arguments.side,
             progress=advance,
         )
-    if any(row["chosen_head"] is None for row in found["protocols"].values()):
-        say(["the runs answer different tasks, so that only the head of the true one is scored"])
+    say(found["notes"])
     print(json.dumps(found, indent=2) if arguments.json else switch_evaluate.table(found))
     if arguments.out is not None:
         storage.write_json(arguments.out, found)

@@ -25,7 +25,7 @@ from sinewich_jax.switches.bank import SwitchBank
 from sinewich_jax.switches.leaf import Switch
 from sinewich_jax.switches.own import split_own
 from sinewich_jax.train.switch_origin import described, opened_base
-from sinewich_jax.train.switch_out import check_apart
+from sinewich_jax.train.switch_out import check_new
 
 Progress = Callable[[int, int, str], None]
 
@@ -190,15 +190,11 @@ def check_out(out: Path, inputs: Mapping[str, Path], overwrite: bool) -> None:
     Raises:
       ConfigError: a folder, an input, a name of another format, or a file that is there.
     """
-    if out.is_dir():
-        raise ConfigError(f"{out} is a folder, expected a file; name another --out")
-    check_apart(out, inputs)
+    check_new(out, inputs, overwrite)
     if out.suffix != _SUFFIX:
         raise ConfigError(
             f"{out} would hold safetensors, whatever its name says; expected --out NAME{_SUFFIX}"
         )
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out} exists already; choose another --out, or pass --overwrite")
 
 
 def _left_out(own: list[str]) -> str:

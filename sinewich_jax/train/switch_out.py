@@ -49,6 +49,24 @@ def check_apart(out: Path, inputs: Mapping[str, Path]) -> None:
             raise ConfigError(f"{out} would replace {what} ({given}); choose another --out")
 
 
+def check_new(out: Path, inputs: Mapping[str, Path], overwrite: bool) -> None:
+    """Refuses a folder, an input, and a file that is there.
+
+    Args:
+      out: the file that is to be written.
+      inputs: see :func:`check_apart`.
+      overwrite: whether another file may be replaced.
+
+    Raises:
+      ConfigError: naming it.
+    """
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder, expected a file; name another --out")
+    check_apart(out, inputs)
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out} exists already; choose another --out, or pass --overwrite")
+
+
 def check_target(
     out: Path, names: list[str], inputs: Mapping[str, Path], append: bool, overwrite: bool
 ) -> dict[str, dict[str, Any]]:

@@ -76,6 +76,15 @@ def test_what_is_refused(case):
         refit_head(kernel, bias, expert[:1], switched[:1])
     with pytest.raises(DataError, match="40 rows of the expert's features and 39 of the switched"):
         refit_head(kernel, bias, expert, switched[:39])
+    with pytest.raises(DataError, match="the head holds numbers that are not finite"):
+        refit_head(kernel, bias + np.inf, expert, switched)
+    with pytest.raises(DataError, match="'expert' reach beyond 3"):
+        refit_head(kernel, bias, expert * 1e160, switched)
+    with pytest.raises(DataError, match="numbers that float32 does not hold"):
+        refit_head(kernel * 1e30, bias, expert * 1e30, switched)
+    twice = np.repeat(switched[:, :1], 6, axis=1)
+    with pytest.raises(ConfigError, match="at strength 1e-300 these inputs do not settle"):
+        refit_head(kernel, bias, expert, twice, strength=1e-300)
     switched[3, 2] = np.nan
     with pytest.raises(DataError, match="'switched' hold numbers that are not finite"):
         refit_head(*case)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.slow
 
 LIGHT = {"day": (1.0, 1.0, 1.0), "night": (0.15, 0.2, 0.4)}
 HEADS = ("true_head", "chosen_head")
+RIGHT = {"day": {"day": 5, "night": 0}, "night": {"day": 0, "night": 5}}
 
 
 def draw(folder: pathlib.Path, light: tuple[float, ...]) -> None:
@@ -97,10 +99,10 @@ def test_protocols_are_what_the_other_commands_say(made, call):
             expected = score(made, name, f"{bank}@{name}")
             assert rows["oracle"][head][name]["depth"] == pytest.approx(expected, rel=1e-5)
     assert rows["oracle"]["task_found"] == 1 and rows["oracle"]["trees"] == 2
-    assert rows["oracle"]["confusion"] == [[5, 0], [0, 5]]
+    assert rows["oracle"]["confusion"] == RIGHT
     # Day and night are told apart by their light alone.
     single = rows["per_sample"]
-    assert single["task_found"] == 1 and single["confusion"] == [[5, 0], [0, 5]]
+    assert single["task_found"] == 1 and single["confusion"] == RIGHT
     assert single["true_head"] == single["chosen_head"] == rows["oracle"]["true_head"]
     # Features, then four samples and one: no group has to be filled up.
     assert single["passes"] == 2 and rows["oracle"]["passes"] == 1
@@ -114,12 +116,16 @@ def test_a_router_that_is_always_wrong(made, call):
     bank.write_bytes((made / "tasks.swb").read_bytes())
     with SwitchBank.open(bank, mode="a") as opened:
         router = opened.router()
-        swapped = router.queries._replace(tasks=1 - np.asarray(router.queries.tasks))
+        # The same examples under the names of the other task, which also turns their order.
+        swapped = router.queries._replace(names=router.queries.names[::-1])
         opened.set_router(router._replace(queries=swapped))
     code, out, _ = call("--json", "--protocols", "top1", bank="wrong.swb")
     assert code == 0
     (row,) = json.loads(out)["protocols"].values()
-    assert row["task_found"] == 0 and row["confusion"] == [[0, 5], [5, 0]]
+    assert row["task_found"] == 0 and row["confusion"] == {
+        "night": {"night": 0, "day": 5},
+        "day": {"night": 5, "day": 0},
+    }
     for name, other in (("day", "night"), ("night", "day")):
         whole = score(made, name, f"{bank}@{other}")
         assert row["chosen_head"][name]["depth"] == pytest.approx(whole, rel=1e-5)
@@ -161,7 +167,8 @@ def test_votes_mix_weights_and_what_is_far_goes_to_the_base(made, call):
         opened.set_router(opened.router()._replace(threshold=0.0))
     code, out, _ = call("--json", "--protocols", "per_sample", "--abstain", bank="far.swb")
     (row,) = json.loads(out)["protocols"].values()
-    assert code == 0 and row["unknown"] == 1 and row["confusion"] == [[0, 0], [0, 0]]
+    assert code == 0 and row["unknown"] == 1 and row["to_base"] == {"day": 5, "night": 5}
+    assert all(count == 0 for true in row["confusion"].values() for count in true.values())
     with storage.open_leaves(base, "start") as source:
         start = {name: source.read(name) for name in source.names}
     storage.save_safetensors(file, start)
@@ -186,7 +193,16 @@ def test_the_table(call, made):
     assert day == ["day", "5", "0"] and night == ["night", "0", "5"]
 
 
+def test_another_run_than_the_packed_one_is_said(made, call):
+    code, _, err = call(f"night={made / 'runs' / 'day'}", "--protocols", "oracle", runs=["day"])
+    assert code == 0 and "is not the one packed as 'night'; it is scored with the packed" in err
+
+
 def test_what_cannot_be_scored_is_said(made, call):
+    shutil.copy(made / "tasks.swb", made / "never.swb")
+    with SwitchBank.open(made / "never.swb", mode="a") as opened:
+        opened.set_router(opened.router()._replace(threshold=None))
+
     def refused(words, *arguments, **options):
         code, out, err = call(*arguments, **options)
         (line,) = err.splitlines()
@@ -196,6 +212,15 @@ def test_what_cannot_be_scored_is_said(made, call):
     refused("has no task 'nigth' (did you mean 'night'?)", "nigth=x")
     refused("no protocol is 'per-sample' (did you mean 'per_sample'?)", "--protocols", "per-sample")
     refused("these are by 'tiny, mean of the last stage at 64 x 64 pixels'", "--side=64")
+    refused("no distance from which on it abstains", "--abstain", bank="never.swb")
+    refused("tasks.swb would replace the bank", f"--out={made / 'tasks.swb'}", "--overwrite")
+    refused("which is the run 'day'", f"--out={made / 'runs' / 'day' / 'results.json'}")
+    refused("is a folder, expected a file", f"--out={made}")
+    taken = made / "taken.json"
+    taken.write_text("mine")
+    refused("exists already; choose another --out", f"--out={taken}")
+    assert taken.read_text() == "mine"
+    taken.unlink()
     bank = made / "none.swb"
     words = [f"--base={made / 'runs' / 'day'}", f"--expert=day={made / 'runs' / 'day'}"]
     assert main(["switch", "pack", *words, f"--out={bank}"]) == 0
@@ -210,7 +235,8 @@ def test_heads_of_other_tasks_are_not_measured(made, call):
     code, out, err = call("--protocols", "per_sample")
     classes.write_text(before)
     assert code == 0 and err == (
-        "note: the runs answer different tasks, so that only the head of the true one is scored\n"
+        "note: day and night have other tasks or classes, or images of another size, so that only "
+        "the head of the true task is scored\n"
     )
     heads = [line.split("|")[2].strip() for line in out.splitlines() if "per_sample  " in line]
     assert heads == ["true"]
