@@ -6,9 +6,10 @@ are the filter and the diagnostics of ``sine``), ``weighting`` turns T losses in
 parameter trees, ``curvature`` is what optimizers keep of squared gradients and merging reads,
 ``select`` finds thresholds and masks, ``ternary`` packs what moves up, down or not at all and
 counts its bits, ``quantise`` is that with more bits and gradients, ``neighbours`` finds the nearest
-of a few examples, ``arrays`` lets NumPy and JAX share a formula, ``random``
-gives every sample a key of its own, ``interpolate`` has the kernels by which images and tables are
-resized. Submodules are imported on first use, so that ``trees`` can be had without JAX.
+of a few examples, ``adapters`` are bottlenecks and their fusion by attention, ``arrays`` lets NumPy
+and JAX share a formula, ``random`` gives every sample a key of its own, ``interpolate`` has the
+kernels by which images and tables are resized. Submodules are imported on first use, so that
+``trees`` can be had without JAX.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING
 
 from sinewich_jax import lazy
 
-_MODULES = ("arrays", "clock", "curvature", "interpolate", "lowpass", "neighbours", "quantise")
-_MODULES += ("random", "select", "sine", "spectrum", "surgery", "ternary", "trees", "weighting")
+_MODULES = ("adapters", "arrays", "clock", "curvature", "interpolate", "lowpass", "neighbours")
+_MODULES += ("quantise", "random", "select", "sine", "spectrum", "surgery", "ternary", "trees")
+_MODULES += ("weighting",)
 
 if TYPE_CHECKING:
     from sinewich_jax.core import (  # noqa: F401
+        adapters,
         arrays,
         clock,
         curvature,

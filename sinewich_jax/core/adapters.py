@@ -1,0 +1,340 @@
+"""Adapters and AdapterFusion: small modules beside a frozen network, composed by attention.
+
+    a = f(x D + d)                     the bottleneck, m wide
+    z = s (a U + u)                    what an adapter adds to its input, before any residual
+    p_n = softmax_n(q . k_n),   q = h Q + b_Q,   k_n = z_n K + b_K
+    o = sum_n p_n z_n V                the fusion of N adapters for the query h
+
+There is no ``1/sqrt(d)`` in the scores, and V has no bias and starts at the identity, so that at
+first fusion is close to an average. A dot product with a key is a dot product with what the key
+is made of, and V is linear. The sums can therefore be folded, exactly:
+
+    u   = q K^T                        one vector a token, not one a token and adapter
+    p_n = softmax_n(u . z_n)           q . b_K is the same for all n and cancels
+    o   = (sum_n p_n z_n) V
+
+and once more into the bottlenecks, so that no z_n is ever built:
+
+    u . z_n         = s (a_n . (U_n u) + u . u_n)
+    sum_n p_n z_n   = s (sum_n (p_n a_n) U_n + sum_n p_n u_n)
+
+Two products with (d, d) kernels a token remain for any number of adapters, in place of 1 + 2 N.
+
+N adapters are one :class:`Bottleneck` whose arrays have a leading axis N; they are computed in one
+batched product. Kernels are (in, out). Sources: Houlsby et al. (arXiv 1902.00751) and Pfeiffer et
+al. (arXiv 2005.00247) for the modules, the latter for fusion; folding is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sinewich_jax.core.spectrum import at_least_float32
+from sinewich_jax.errors import ConfigError, did_you_mean
+
+Activation = Callable[[jax.Array], jax.Array]
+Norm = Callable[[jax.Array], jax.Array]
+Update = Callable[[jax.Array], jax.Array]
+
+FORMS = ("folded", "reference")
+VALUE_NOISE = 1e-6
+"""What stands off the diagonal of V at the start."""
+
+
+# --- bottlenecks ----------------------------------------------------------------------------------
+
+
+class Bottleneck(NamedTuple):
+    """One adapter, or N of them with a leading axis.
+
+    Attributes:
+      down_kernel: D (d, m), or (N, d, m).
+      down_bias: (m,), or (N, m).
+      up_kernel: U (m, d), or (N, m, d).
+      up_bias: (d,), or (N, d).
+    """
+
+    down_kernel: jax.Array
+    down_bias: jax.Array
+    up_kernel: jax.Array
+    up_bias: jax.Array
+
+
+class Adapted(NamedTuple):
+    """What adapters make of an input.
+
+    Attributes:
+      up: z (..., d), or (N, ..., d): to be added to the input; no residual is in it.
+      hidden: a (..., m), or (N, ..., m), after the activation.
+    """
+
+    up: jax.Array
+    hidden: jax.Array
+
+
+def bottleneck(
+    x: jax.Array, adapter: Bottleneck, activation: Activation = jax.nn.relu, scale: float = 1.0
+) -> Adapted:
+    """``z = s (f(x D + d) U + u)`` by one adapter.
+
+    Args:
+      x: (..., d).
+      adapter: without an axis of adapters.
+      activation: f, element by element.
+      scale: s; 1 for Pfeiffer and Houlsby adapters, 4 for parallel ones.
+
+    Returns:
+      ``up`` (..., d) and ``hidden`` (..., m).
+    """
+    hidden = activation(x @ adapter.down_kernel + adapter.down_bias)
+    return Adapted(scale * (hidden @ adapter.up_kernel + adapter.up_bias), hidden)
+
+
+def bottlenecks(
+    x: jax.Array, adapters: Bottleneck, activation: Activation = jax.nn.relu, scale: float = 1.0
+) -> Adapted:
+    """N adapters on one input, in two batched products.
+
+    Args:
+      x: (..., d), the same for all.
+      adapters: N of them.
+      activation: as in :func:`bottleneck`.
+      scale: as in :func:`bottleneck`.
+
+    Returns:
+      ``up`` (N, ..., d) and ``hidden`` (N, ..., m).
+    """
+    hidden = hiddens(x, adapters, activation)
+    bias = _along(adapters.up_bias, hidden.ndim)
+    return Adapted(
+        scale * (jnp.einsum("n...m,nmd->n...d", hidden, adapters.up_kernel) + bias), hidden
+    )
+
+
+def hiddens(x: jax.Array, adapters: Bottleneck, activation: Activation = jax.nn.relu) -> jax.Array:
+    """``a_n = f(x D_n + d_n)``, (N, ..., m): all that :func:`fuse_bottlenecks` asks for."""
+    product = jnp.einsum("...d,ndm->n...m", x, adapters.down_kernel)
+    return activation(product + _along(adapters.down_bias, product.ndim))
+
+
+def bottleneck_by_task(
+    x: jax.Array,
+    adapters: Bottleneck,
+    task_ids: jax.Array,
+    activation: Activation = jax.nn.relu,
+    scale: float = 1.0,
+) -> Adapted:
+    """Every sample of a batch through the adapter of its own task.
+
+    Args:
+      x: (B, ..., d).
+      adapters: N of them.
+      task_ids: int (B,), from 0 to N - 1.
+      activation: as in :func:`bottleneck`.
+      scale: as in :func:`bottleneck`.
+
+    Returns:
+      ``up`` (B, ..., d) and ``hidden`` (B, ..., m).
+    """
+    chosen = jax.tree.map(lambda leaf: leaf[task_ids], adapters)
+    return jax.vmap(lambda one, own: bottleneck(one, own, activation, scale))(x, chosen)
+
+
+# --- where they stand in a layer ------------------------------------------------------------------
+
+
+def after_norm(x: jax.Array, residual: jax.Array, norm: Norm, update: Update) -> jax.Array:
+    """The Pfeiffer placement: ``LN(update(LN(x + i)) + x + i)``.
+
+    The update reads what the frozen layer would have given, and the layer's own norm is used twice.
+
+    Args:
+      x: (..., d), the output of the sub-layer.
+      residual: i (..., d), its input.
+      norm: the frozen layer norm behind the sub-layer.
+      update: from (..., d) to (..., d): an adapter, several of them or their fusion, which takes
+        its argument for the query.
+    """
+    return norm(update(norm(x + residual)) + x + residual)
+
+
+def before_norm(x: jax.Array, residual: jax.Array, norm: Norm, update: Update) -> jax.Array:
+    """The Houlsby placement: ``LN(update(x) + x + i)``, behind attention and feed-forward both.
+
+    Arguments are those of :func:`after_norm`.
+    """
+    return norm(update(x) + x + residual)
+
+
+def in_parallel(x: jax.Array, residual: jax.Array, norm: Norm, update: Update) -> jax.Array:
+    """The parallel placement: ``LN(update(i) + x + i)``, beside the sub-layer.
+
+    Arguments are those of :func:`after_norm`.
+    """
+    return norm(update(residual) + x + residual)
+
+
+# --- fusion ---------------------------------------------------------------------------------------
+
+
+class FusionKernels(NamedTuple):
+    """The parameters of a fusion layer.
+
+    Attributes:
+      query_kernel: Q (d, d).
+      query_bias: (d,).
+      key_kernel: K (d, d).
+      key_bias: (d,); its gradient is zero, as it cancels in the softmax.
+      value_kernel: V (d, d), or None for the identity ("static" fusion).
+    """
+
+    query_kernel: jax.Array
+    query_bias: jax.Array
+    key_kernel: jax.Array
+    key_bias: jax.Array
+    value_kernel: jax.Array | None = None
+
+
+class Fused(NamedTuple):
+    """The outcome of a fusion.
+
+    Attributes:
+      context: o (..., d), before any residual.
+      attention: p (N, ...), float32 at least; sums to 1 over N.
+    """
+
+    context: jax.Array
+    attention: jax.Array
+
+
+def fuse(
+    query: jax.Array,
+    adapters: jax.Array,
+    kernels: FusionKernels,
+    *,
+    form: str = "folded",
+    temperature: float = 1.0,
+    score_mask: jax.Array | None = None,
+) -> Fused:
+    """``o = sum_n softmax_n(q . k_n) z_n V``, the attention of a token over N adapters.
+
+    Args:
+      query: h (..., d), the output of the frozen sub-layer.
+      adapters: z (N, ..., d), ``up`` of each adapter.
+      kernels: Q, K and V.
+      form: ``"folded"``, or ``"reference"`` as the paper writes it; equal but for rounding.
+      temperature: divides the scores.
+      score_mask: (N, ...) factors of the scores, for dropout on them; None for none.
+
+    Returns:
+      The context and the attention.
+
+    Raises:
+      ConfigError: another form.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"the form of fusion is {form!r}{did_you_mean(form, FORMS)}")
+    asked = query @ kernels.query_kernel + kernels.query_bias
+    if form == "reference":
+        keys = adapters @ kernels.key_kernel + kernels.key_bias
+        attention = _attend(_dot("...d,n...d->n...", asked, keys), temperature, score_mask)
+        context = jnp.einsum("n...,n...d->...d", attention, _valued(adapters, kernels))
+        return Fused(context.astype(query.dtype), attention)
+    folded = asked @ kernels.key_kernel.T
+    scores = _dot("...d,n...d->n...", folded, adapters)
+    if score_mask is not None:  # then the part that all scores share no longer cancels
+        scores += asked @ kernels.key_bias
+    attention = _attend(scores, temperature, score_mask)
+    mixed = jnp.einsum("n...,n...d->...d", attention, adapters).astype(query.dtype)
+    return Fused(_valued(mixed, kernels), attention)
+
+
+def fuse_bottlenecks(
+    query: jax.Array,
+    hidden: jax.Array,
+    adapters: Bottleneck,
+    kernels: FusionKernels,
+    *,
+    scale: float = 1.0,
+    temperature: float = 1.0,
+    score_mask: jax.Array | None = None,
+) -> Fused:
+    """:func:`fuse` of N bottlenecks from their hidden layers; (N, ..., d) is never built.
+
+    Args:
+      query: h (..., d).
+      hidden: a (N, ..., m), see :func:`hiddens`.
+      adapters: N of them, of which ``up_kernel`` and ``up_bias`` are read.
+      kernels: Q, K and V.
+      scale: s of the adapters.
+      temperature: as in :func:`fuse`.
+      score_mask: as in :func:`fuse`.
+
+    Returns:
+      The context and the attention, equal to those of :func:`fuse` but for rounding.
+    """
+    asked = query @ kernels.query_kernel + kernels.query_bias
+    folded = asked @ kernels.key_kernel.T
+    narrow = jnp.einsum("...d,nmd->n...m", folded, adapters.up_kernel)
+    scores = _dot("n...m,n...m->n...", narrow, hidden)
+    scores += jnp.einsum("...d,nd->n...", folded, adapters.up_bias)
+    scores *= scale
+    if score_mask is not None:
+        scores += asked @ kernels.key_bias
+    attention = _attend(scores, temperature, score_mask)
+    weighted = (attention[..., None] * hidden).astype(query.dtype)
+    mixed = jnp.einsum("n...m,nmd->...d", weighted, adapters.up_kernel)
+    mixed += jnp.einsum("n...,nd->...d", attention, adapters.up_bias)
+    return Fused(_valued(scale * mixed.astype(query.dtype), kernels), attention)
+
+
+def value_start(width: int, dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    """V (d, d) at the start: 1 on the diagonal, :data:`VALUE_NOISE` elsewhere."""
+    return jnp.full((width, width), VALUE_NOISE, dtype).at[jnp.diag_indices(width)].set(1)
+
+
+def value_penalty(value_kernel: jax.Array, weight: float = 0.01) -> jax.Array:
+    """``weight * |I - V|_F^2``: what keeps V near the identity; a term of the loss.
+
+    V belongs in no weight decay, which would pull it to zero.
+
+    Args:
+      value_kernel: V (d, d), or (L, d, d) of L layers, whose penalties are summed.
+      weight: 0.01 in the paper.
+
+    Returns:
+      A scalar, float32 at least.
+    """
+    value_kernel = value_kernel.astype(at_least_float32(value_kernel))
+    return weight * jnp.sum(jnp.square(value_kernel - jnp.eye(value_kernel.shape[-1])))
+
+
+def average(outputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
+    """``sum_n w_n z_n`` of N outputs (N, ..., d); without weights (N,) their mean."""
+    if weights is None:
+        return outputs.mean(axis=0)
+    return jnp.tensordot(jnp.asarray(weights, outputs.dtype), outputs, axes=1)
+
+
+def _dot(rule: str, *operands: jax.Array) -> jax.Array:
+    """Scores, accumulated in float32 at least."""
+    return jnp.einsum(rule, *operands, preferred_element_type=at_least_float32(*operands))
+
+
+def _attend(scores: jax.Array, temperature: float, mask: jax.Array | None) -> jax.Array:
+    if mask is not None:
+        scores = scores * mask
+    return jax.nn.softmax(scores / temperature, axis=0)
+
+
+def _valued(x: jax.Array, kernels: FusionKernels) -> jax.Array:
+    return x if kernels.value_kernel is None else x @ kernels.value_kernel
+
+
+def _along(bias: jax.Array, ndim: int) -> jax.Array:
+    """A bias (N, c) against (N, ..., c)."""
+    return bias.reshape(bias.shape[0], *(1,) * (ndim - 2), bias.shape[1])

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sinewich_jax.core import adapters as core
+from sinewich_jax.core.adapters import Bottleneck, FusionKernels
+from sinewich_jax.errors import ConfigError
+
+FILE = Path(__file__).parent / "fixtures" / "adapters_fusion.npz"
+PARTS = ("query/kernel", "query/bias", "key/kernel", "key/bias", "value/kernel")
+
+
+@pytest.fixture(scope="module")
+def peer():
+    with np.load(FILE) as file:
+        return {name: file[name] for name in file.files}
+
+
+def adapter(peer, name) -> Bottleneck:
+    keys = ("down/kernel", "down/bias", "up/kernel", "up/bias")
+    return Bottleneck(*(peer[f"in/{name}/{key}"] for key in keys))
+
+
+def stacked(peer) -> Bottleneck:
+    return jax.tree.map(
+        lambda *leaves: np.stack(leaves), *(adapter(peer, f"pfeiffer{n}") for n in range(4))
+    )
+
+
+def kernels(peer, name) -> FusionKernels:
+    return FusionKernels(*(peer[f"in/{name}/{key}"] for key in PARTS))
+
+
+def norm(peer):
+    scale, bias = peer["in/ln/scale"], peer["in/ln/bias"]
+
+    def apply(x):
+        x = x - x.mean(-1, keepdims=True)
+        return x / jnp.sqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-12) * scale + bias
+
+    return apply
+
+
+def close(found, expected, atol):
+    np.testing.assert_allclose(np.asarray(found), expected, rtol=0, atol=atol)
+
+
+def random_case(seed=0, n=3, lead=(2, 5), d=8, m=4, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.normal(0, 0.5, shape).astype(dtype)
+
+    many = Bottleneck(draw(n, d, m), draw(n, m), draw(n, m, d), draw(n, d))
+    fusion = FusionKernels(draw(d, d), draw(d), draw(d, d), draw(d), draw(d, d))
+    return draw(*lead, d), many, fusion
+
+
+# --- the library's blocks -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_pfeiffer_blocks(peer, number):
+    name, x, residual = f"pfeiffer{number}", peer["in/x"], peer["in/residual_input"]
+    own = adapter(peer, name)
+    found = core.bottleneck(peer[f"out/{name}/h"], own)
+    close(found.hidden, peer[f"out/{name}/down"], 2e-6)
+    close(found.up, peer[f"out/{name}/up"], 2e-6)
+    update = lambda h: core.bottleneck(h, own).up  # noqa: E731
+    close(core.after_norm(x, residual, norm(peer), update), peer[f"out/{name}/out"], 2e-6)
+
+
+@pytest.mark.parametrize("name", ["houlsby_mh", "houlsby_output"])
+def test_houlsby_blocks(peer, name):
+    own = adapter(peer, name)
+    update = lambda h: core.bottleneck(h, own, jax.nn.swish).up  # noqa: E731
+    found = core.before_norm(peer["in/x"], peer["in/residual_input"], norm(peer), update)
+    close(found, peer[f"out/{name}/out"], 2e-6)
+
+
+def test_parallel_adapters(peer):
+    found = core.bottleneck(peer["in/residual_input"], adapter(peer, "parallel"), scale=4.0)
+    close(found.hidden, peer["out/parallel/down"], 2e-6)
+    close(found.up, peer["out/parallel/up"], 3e-6)
+    plain = lambda x: x  # noqa: E731
+    update = lambda i: core.bottleneck(i, adapter(peer, "parallel"), scale=4.0).up  # noqa: E731
+    x, residual = peer["in/x"], peer["in/residual_input"]
+    close(core.in_parallel(x, residual, plain, update), found.up + x + residual, 1e-6)
+
+
+# --- the library's fusion -------------------------------------------------------------------------
+
+FUSED = {
+    "reference": lambda peer, fusion, **kw: core.fuse(
+        peer["out/fusion/query"],
+        np.moveaxis(peer["out/fusion/adapter_outputs"], 2, 0),
+        fusion,
+        form="reference",
+        **kw,
+    ),
+    "folded": lambda peer, fusion, **kw: core.fuse(
+        peer["out/fusion/query"],
+        np.moveaxis(peer["out/fusion/adapter_outputs"], 2, 0),
+        fusion,
+        **kw,
+    ),
+    "bottleneck": lambda peer, fusion, **kw: core.fuse_bottlenecks(
+        peer["out/fusion/query"],
+        core.hiddens(peer["out/fusion/query"], stacked(peer)),
+        stacked(peer),
+        fusion,
+        **kw,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FUSED)
+@pytest.mark.parametrize("name", ["fusion_at_init", "fusion_trained"])
+def test_fusion_of_the_library(peer, name, form):
+    found = FUSED[form](peer, kernels(peer, name))
+    residual = peer["out/fusion/residual"]
+    close(jnp.moveaxis(found.attention, 0, -1), peer[f"out/{name}/attention"], 1e-6)
+    close(found.context + residual, peer[f"out/{name}/context_plus_residual"], 2e-5)
+    whole = norm(peer)(found.context + residual + peer["in/residual_input"])
+    close(whole, peer[f"out/{name}/out"], 2e-5)
+    close(
+        core.value_penalty(kernels(peer, name).value_kernel), peer[f"out/{name}/regulariser"], 1e-5
+    )
+
+
+@pytest.mark.parametrize("form", FUSED)
+def test_gradients_of_the_library(peer, form):
+    def loss(fusion):
+        context = FUSED[form](peer, fusion).context
+        whole = norm(peer)(context + peer["out/fusion/residual"] + peer["in/residual_input"])
+        return jnp.sum(whole * peer["in/cotangent"])
+
+    found = jax.grad(loss)(kernels(peer, "fusion_trained"))
+    for part, leaf in zip(PARTS, found, strict=True):
+        expected = peer[f"out/fusion_trained/grad/{part}"]
+        atol = 2e-6 if part == "key/bias" else 1e-4 * np.abs(expected).max()
+        close(leaf, expected, atol)
+
+
+@pytest.mark.parametrize("form", FUSED)
+def test_static_fusion_and_temperature(peer, form):
+    static = kernels(peer, "fusion_trained")._replace(value_kernel=None)
+    residual = peer["out/fusion/residual"]
+    found = FUSED[form](peer, static)
+    close(found.context + residual, peer["out/fusion_static/context_plus_residual"], 2e-5)
+    hp = json.loads(str(peer["hp"]))
+    for call in range(3):  # the library cools down at every call, here it is an argument
+        warm = hp["temperature_start"] - call * hp["temperature_step"]
+        found = FUSED[form](peer, kernels(peer, "fusion_trained"), temperature=warm)
+        expected = peer[f"out/fusion_temperature/call{call}/attention"]
+        close(jnp.moveaxis(found.attention, 0, -1), expected, 1e-6)
+
+
+def test_the_value_starts_near_the_identity(peer):
+    start = core.value_start(32)
+    np.testing.assert_array_equal(start, peer["out/fusion/value_kernel_at_init"])
+    width = 768
+    penalty = core.value_penalty(core.value_start(width))
+    np.testing.assert_allclose(penalty, 0.01 * width * (width - 1) * 1e-12, rtol=1e-4)
+    both = jnp.stack([start, 2 * start])
+    np.testing.assert_allclose(
+        core.value_penalty(both),
+        core.value_penalty(start) + core.value_penalty(2 * start),
+        rtol=1e-6,
+    )
+
+
+# --- what must hold of any numbers ----------------------------------------------------------------
+
+
+def fused_in_every_way(query, many, fusion, **options):
+    scale = options.pop("scale", 1.0)
+    made = core.bottlenecks(query, many, scale=scale)
+    return {
+        "reference": core.fuse(query, made.up, fusion, form="reference", **options),
+        "folded": core.fuse(query, made.up, fusion, **options),
+        "bottleneck": core.fuse_bottlenecks(
+            query, made.hidden, many, fusion, scale=scale, **options
+        ),
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 99),
+    n=st.integers(1, 4),
+    lead=st.sampled_from([(), (3,), (2, 3)]),
+    scale=st.sampled_from([1.0, 4.0]),
+    temperature=st.sampled_from([1.0, 7.0]),
+    dropped=st.booleans(),
+)
+def test_the_forms_agree(seed, n, lead, scale, temperature, dropped):
+    query, many, fusion = random_case(seed, n, lead)
+    mask = np.random.default_rng(seed).integers(0, 2, (n, *lead)) * 2.0 if dropped else None
+    found = fused_in_every_way(
+        query, many, fusion, scale=scale, temperature=temperature, score_mask=mask
+    )
+    for one in found.values():
+        np.testing.assert_allclose(one.attention.sum(axis=0), 1, atol=1e-6)
+        size = 1 + np.abs(found["reference"].context).max()
+        close(one.context / size, found["reference"].context / size, 2e-5)
+
+
+def test_gradients_of_the_forms_agree():
+    query, many, fusion = random_case(1)
+    weight = np.random.default_rng(2).normal(size=query.shape)
+
+    def loss(form, arguments):
+        return jnp.sum(fused_in_every_way(*arguments)[form].context * weight)
+
+    grads = {
+        form: jax.grad(functools.partial(loss, form))((query, many, fusion))
+        for form in ("reference", "folded", "bottleneck")
+    }
+    for form in ("folded", "bottleneck"):
+        for one, other in zip(
+            *map(jax.tree.leaves, (grads[form], grads["reference"])), strict=True
+        ):
+            close(one, other, 2e-5 * (1 + np.abs(other).max()))
+    for found in grads.values():
+        close(found[2].key_bias, np.zeros(8), 2e-6)
+
+
+def test_one_adapter_has_all_the_attention():
+    query, many, fusion = random_case(n=1)
+    for found in fused_in_every_way(query, many, fusion).values():
+        np.testing.assert_array_equal(found.attention, np.ones((1, 2, 5)))
+
+
+def test_equal_adapters_are_as_one():
+    """At the start, where V is near the identity, fusion changes nothing of them."""
+    query, many, fusion = random_case(n=1, d=32)
+    many = jax.tree.map(lambda leaf: np.repeat(leaf, 3, axis=0), many)
+    fusion = fusion._replace(value_kernel=core.value_start(32))
+    z = core.bottlenecks(query, many).up[0]
+    for found in fused_in_every_way(query, many, fusion).values():
+        close(found.context, z, 2e-6 + 1e-6 * 32 * np.abs(z).max())
+
+
+def test_many_adapters_are_each_of_them():
+    x, many, _ = random_case()
+    found = core.bottlenecks(x, many, jax.nn.swish, 4.0)
+    for n in range(3):
+        one = core.bottleneck(x, jax.tree.map(lambda leaf, n=n: leaf[n], many), jax.nn.swish, 4.0)
+        close(found.up[n], one.up, 1e-5)
+        close(found.hidden[n], one.hidden, 1e-6)
+
+
+def test_samples_go_through_the_adapters_of_their_tasks():
+    x, many, _ = random_case(lead=(4, 5))
+    ids = np.array([2, 0, 2, 1])
+    found = jax.jit(core.bottleneck_by_task)(x, many, ids)
+    every = core.bottlenecks(x, many)
+    for row, task in enumerate(ids):
+        close(found.up[row], every.up[task, row], 1e-5)
+        close(found.hidden[row], every.hidden[task, row], 1e-6)
+
+
+def test_averages():
+    outputs = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
+    close(core.average(outputs), outputs.mean(0), 1e-6)
+    close(core.average(outputs, [0.5, 0.0, 0.5]), (outputs[0] + outputs[2]) / 2, 1e-6)
+
+
+def test_half_precision_attends_in_float32():
+    query, many, fusion = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), random_case())
+    for name, found in fused_in_every_way(query, many, fusion).items():
+        assert found.attention.dtype == jnp.float32, name
+        assert found.context.dtype == jnp.bfloat16, name
+
+
+def test_counts_of_parameters():
+    """As the library counts: an adapter a layer, and a fusion layer, at d = 768 and m = 48."""
+    d, m = 768, 48
+    shapes = jax.eval_shape(lambda: random_case(n=1, lead=(), d=d, m=m)[1:])
+    count = [sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in shapes]
+    assert count == [74_544, 1_771_008]
+
+
+def test_another_form_is_refused():
+    query, many, fusion = random_case()
+    with pytest.raises(ConfigError, match=r"the form of fusion is 'foldd'.*'folded'"):
+        core.fuse(query, core.bottlenecks(query, many).up, fusion, form="foldd")
