@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from sinewich_jax import lazy
 
-_MODULES = ("artifact", "backbone", "export", "family", "files", "fold", "geometry", "names")
-_MODULES += ("tables", "task_weights", "torch_pickle", "torch_zip")
+_MODULES = ("artifact", "backbone", "bert", "export", "family", "files", "fold", "geometry")
+_MODULES += ("names", "tables", "task_weights", "torch_pickle", "torch_zip")
 _HOMES = {
     "Folded": "fold",
     "Imported": "backbone",
+    "ImportedBert": "bert",
     "convert_state": "backbone",
     "fold_task": "fold",
     "folded_features": "fold",
@@ -27,6 +28,7 @@ _HOMES = {
     "load_artifact": "artifact",
     "predictor": "artifact",
     "read_backbone": "backbone",
+    "read_bert": "bert",
     "read_folded": "export",
     "read_weights": "files",
     "resize_table": "tables",

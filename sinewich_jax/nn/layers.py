@@ -148,9 +148,16 @@ def apply_kernel(x: Array, kernel: Array, bias: Array) -> Array:
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the last axis in float32, epsilon 1e-5 as in Swin."""
+    """Layer norm over the last axis in float32.
+
+    Attributes:
+      features: width of the axis.
+      epsilon: added to the variance; 1e-5 as in Swin.
+      dtype: of the result.
+    """
 
     features: int
+    epsilon: float = 1e-5
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -161,7 +168,7 @@ class LayerNorm(nn.Module):
         x = x.astype(jnp.float32)
         centred = x - jnp.mean(x, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        y = centred * jax.lax.rsqrt(variance + 1e-5) * scale + bias
+        y = centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
         return y.astype(self.dtype)
 
 
