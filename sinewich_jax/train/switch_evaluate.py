@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,14 +101,7 @@ def evaluate_runs(
     bank, folders = Path(bank), {name: Path(path).absolute() for name, path in runs.items()}
     with SwitchBank.open(bank) as opened:
         router, mark, names = opened.router(), opened.base, opened.names
-    if not names:
-        raise ConfigError(f"the bank {bank} holds no task; 'sinewich switch inspect' says more")
-    _check_runs(bank, router, folders)
-    if abstain and router.threshold is None:
-        raise ConfigError(
-            f"the router of {bank} has no distance from which on it abstains; leave out --abstain, "
-            "or make another router with 'sinewich switch route --queries ... --save'"
-        )
+    _check_runs(bank, names, router, folders, abstain)
     base = Path(next(iter(folders.values())) if base is None else base)
     with opened_base(base, mark, bank) as origin:
         features = Features(origin, base, side)
@@ -117,12 +110,14 @@ def evaluate_runs(
             packed = {name: opened.get(name) for name in router.names}
         shared = {name: origin.read(name) for name in origin.names}
         models = []
-        for name in router.names:
-            label = Path(f"{bank}@{name}")
-            leaves = SwitchedLeaves(label, origin, {name: packed[name]}, {name: 1.0}, mark)
+        for name, switch in packed.items():
+            leaves = SwitchedLeaves(
+                Path(f"{bank}@{name}"), origin, {name: switch}, {name: 1.0}, mark
+            )
             given = (experiments or {}).get(name)
             models.append(_Model.open(name, folders[name], leaves, given, devices))
     switches = {name: split_own(switch, shared)[0] for name, switch in packed.items()}
+    weighing = _Weighing(shared, switches, models)
     total = len(models) * (1 + len(protocols))
     steps = itertools.count()
 
@@ -130,43 +125,49 @@ def evaluate_runs(
         if progress is not None:
             progress(next(steps), total, words)
 
-    rows = []
+    seen = []
     for model in models:
         tell(f"{model.name}: features")
-        images = (features.fitted(image) for image in model.images())
-        rows.append(np.concatenate([features(group) for group in batches(images)]))
-    weighing = _Weighing(shared, switches, models)
+        seen.append(model.features(features))
     found = {}
     for protocol in protocols:
-        traffic, parts = Traffic(len(models)), []
-        for number, model in enumerate(models):
-            tell(f"{protocol}: {model.name}")
-            sent = [
-                send(router, rows[number][start : start + batch], number, protocol, abstain=abstain)
-                for start in range(0, len(rows[number]), batch)
-            ]
-            for one in sent:
-                traffic.add(number, one)
-            parts.append(weighing.scores(number, sent))
-        heads = zip(("true_head", "chosen_head"), zip(*parts, strict=True), strict=True)
-        found[protocol] = {
-            head: None if None in values else dict(zip(router.names, values, strict=True))
-            for head, values in heads
-        } | {
-            "task_found": traffic.task_accuracy,
-            "unknown": traffic.unknown,
-            "trees": traffic.trees,
-            "passes": traffic.multiplier,
-            "confusion": {
-                true: dict(zip(router.names, row, strict=True))
-                for true, row in zip(router.names, traffic.confusion.tolist(), strict=True)
-            },
-            "to_base": dict(zip(router.names, traffic.away.tolist(), strict=True)),
+        traffic, scores = Traffic(len(models)), []
+        for number, rows in enumerate(seen):
+            tell(f"{protocol}: {models[number].name}")
+            cuts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+            sent = [send(router, cut, number, protocol, abstain=abstain) for cut in cuts]
+            for part in sent:
+                traffic.add(number, part)
+            scores.append(weighing.scores(number, sent))
+        found[protocol] = _described(router.names, traffic, scores)
+    return evaluate.finite(
+        {
+            "bank": os.fspath(bank),
+            "batch": batch,
+            "abstain": abstain,
+            "runs": {model.name: model.facts() for model in models},
+            "protocols": found,
+            "notes": [note for model in models for note in model.notes()] + weighing.notes(),
         }
-    about = {"bank": os.fspath(bank), "batch": batch, "abstain": abstain}
-    described_runs = {model.name: model.facts() for model in models}
-    notes = [note for model in models for note in model.notes()] + weighing.notes()
-    return evaluate.finite({**about, "runs": described_runs, "protocols": found, "notes": notes})
+    )
+
+
+def _described(
+    names: Sequence[str], traffic: Traffic, scores: Sequence[tuple[Any, Any]]
+) -> dict[str, Any]:
+    """One protocol, from where it sent samples and how the runs scored under both heads."""
+    true, chosen = (dict(zip(names, row, strict=True)) for row in zip(*scores, strict=True))
+    counts = zip(names, traffic.confusion.tolist(), strict=True)
+    return {
+        "true_head": true,
+        "chosen_head": None if None in chosen.values() else chosen,
+        "task_found": traffic.task_accuracy,
+        "unknown": traffic.unknown,
+        "trees": traffic.trees,
+        "passes": traffic.multiplier,
+        "confusion": {name: dict(zip(names, row, strict=True)) for name, row in counts},
+        "to_base": dict(zip(names, traffic.away.tolist(), strict=True)),
+    }
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -191,15 +192,11 @@ def table(found: Mapping[str, Any]) -> str:
     shown = next((name for name in ("per_sample", "top1") if name in protocols), None)
     if shown is not None:
         counts, away = (protocols[shown][key] for key in ("confusion", "to_base"))
-        headers = (
-            f"{shown}: true, by chosen",
-            *counts,
-            *(["the base"] if any(away.values()) else []),
-        )
-        lines = [
-            (true, *row.values(), *([away[true]] if any(away.values()) else []))
-            for true, row in counts.items()
-        ]
+        headers = (f"{shown}: true, by chosen", *counts)
+        lines = [(true, *row.values()) for true, row in counts.items()]
+        if any(away.values()):
+            headers += ("the base",)
+            lines = [(*line, away[line[0]]) for line in lines]
         text += f"\n{markdown_table(headers, lines)}"
     return text.rstrip("\n")
 
@@ -232,10 +229,11 @@ class _Model(NamedTuple):
         homes = replace.homes(leaves, replace.parameters(resumed.state, resumed.constants))
         return cls(name, folder, evaluator, resumed, homes, leaves.own)
 
-    def images(self) -> Iterator[np.ndarray]:
-        """The evaluation images."""
+    def features(self, look: Features) -> np.ndarray:
+        """Of the evaluation images, (N, e), in their order."""
         source = self.evaluator.source
-        return (source[index]["image"] for index in range(len(source)))
+        images = (look.fitted(source[index]["image"]) for index in range(len(source)))
+        return np.concatenate([look(group) for group in batches(images)])
 
     def with_weights(self, shared: Leaves) -> tuple[Any, Any]:
         """State and constants with these leaves of the base, and all that is the task's own."""
@@ -342,11 +340,24 @@ class _Weighing:
         return {task.name: scores[task.name][task.primary] for task in tasks}
 
 
-def _check_runs(bank: Path, router: Router | None, folders: Mapping[str, Path]) -> None:
+def _check_runs(
+    bank: Path,
+    names: Sequence[str],
+    router: Router | None,
+    folders: Mapping[str, Path],
+    abstain: bool,
+) -> None:
+    if not names:
+        raise ConfigError(f"the bank {bank} holds no task; 'sinewich switch inspect' says more")
     if router is None:
         raise ConfigError(
             f"the bank {bank} has no router; make one with 'sinewich switch route {bank} --base "
             "PATH --queries NAME=PATH --save'"
+        )
+    if abstain and router.threshold is None:
+        raise ConfigError(
+            f"the router of {bank} has no distance from which on it abstains; leave out --abstain, "
+            "or make another router with 'sinewich switch route --queries ... --save'"
         )
     for name in folders:
         if name not in router.names:
