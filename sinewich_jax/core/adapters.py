@@ -27,7 +27,7 @@ al. (arXiv 2005.00247) for the modules, the latter for fusion; folding is ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -144,38 +144,82 @@ def bottleneck_by_task(
     return jax.vmap(lambda one, own: bottleneck(one, own, activation, scale))(x, chosen)
 
 
+def bottleneck_by_part(
+    x: jax.Array,
+    adapters: Bottleneck,
+    lengths: Sequence[int],
+    activation: Activation = jax.nn.relu,
+    scale: float = 1.0,
+) -> Adapted:
+    """Consecutive tokens of a text through an adapter each: the first ``lengths[0]`` by the first.
+
+    Args:
+      x: (..., T, d).
+      adapters: N of them.
+      lengths: N lengths that sum to T.
+      activation: as in :func:`bottleneck`.
+      scale: as in :func:`bottleneck`.
+
+    Returns:
+      ``up`` (..., T, d) and ``hidden`` (..., T, m).
+
+    Raises:
+      ConfigError: lengths that are not one an adapter, or sum to something else.
+    """
+    count = len(adapters.down_bias)
+    if len(lengths) != count or sum(lengths) != x.shape[-2] or min(lengths) < 0:
+        raise ConfigError(
+            f"the lengths of parts are {list(lengths)}, expected {count}, one an adapter, that sum "
+            f"to the {x.shape[-2]} tokens"
+        )
+    ends = [sum(lengths[: n + 1]) for n in range(count - 1)]
+    parts = [
+        bottleneck(part, jax.tree.map(lambda leaf, n=n: leaf[n], adapters), activation, scale)
+        for n, part in enumerate(jnp.split(x, ends, axis=-2))
+    ]
+    return Adapted(*(jnp.concatenate(leaves, axis=-2) for leaves in zip(*parts, strict=True)))
+
+
 # --- where they stand in a layer ------------------------------------------------------------------
 
 
-def after_norm(x: jax.Array, residual: jax.Array, norm: Norm, update: Update) -> jax.Array:
-    """The Pfeiffer placement: ``LN(update(LN(x + i)) + x + i)``.
+def after_norm(x: jax.Array, residual: jax.Array, norm: Norm, *updates: Update) -> jax.Array:
+    """The Pfeiffer placement: ``LN(x' + i)`` with ``x' = x + update(LN(x + i))``.
 
     The update reads what the frozen layer would have given, and the layer's own norm is used twice.
+    Several updates are a stack: each reads what the frozen layer would make of those before it.
 
     Args:
       x: (..., d), the output of the sub-layer.
       residual: i (..., d), its input.
       norm: the frozen layer norm behind the sub-layer.
-      update: from (..., d) to (..., d): an adapter, several of them or their fusion, which takes
-        its argument for the query.
+      *updates: from (..., d) to (..., d): an adapter, a mixture of several, or their fusion, which
+        takes its argument for the query. None leaves the layer as it is.
     """
-    return norm(update(norm(x + residual)) + x + residual)
+    for update in updates:
+        x = x + update(norm(x + residual))
+    return norm(x + residual)
 
 
-def before_norm(x: jax.Array, residual: jax.Array, norm: Norm, update: Update) -> jax.Array:
-    """The Houlsby placement: ``LN(update(x) + x + i)``, behind attention and feed-forward both.
+def before_norm(x: jax.Array, residual: jax.Array, norm: Norm, *updates: Update) -> jax.Array:
+    """The Houlsby placement: ``LN(x' + i)`` with ``x' = x + update(x)``.
 
-    Arguments are those of :func:`after_norm`.
+    It stands behind attention and behind the feed-forward map. Arguments are those of
+    :func:`after_norm`.
     """
-    return norm(update(x) + x + residual)
+    for update in updates:
+        x = x + update(x)
+    return norm(x + residual)
 
 
-def in_parallel(x: jax.Array, residual: jax.Array, norm: Norm, update: Update) -> jax.Array:
-    """The parallel placement: ``LN(update(i) + x + i)``, beside the sub-layer.
+def in_parallel(x: jax.Array, residual: jax.Array, norm: Norm, *updates: Update) -> jax.Array:
+    """The parallel placement: ``LN(x' + i)`` with ``x' = x + update(i)``, beside the sub-layer.
 
-    Arguments are those of :func:`after_norm`.
+    Arguments are those of :func:`after_norm`; several updates all read i, and are added.
     """
-    return norm(update(residual) + x + residual)
+    for update in updates:
+        x = x + update(residual)
+    return norm(x + residual)
 
 
 # --- fusion ---------------------------------------------------------------------------------------
@@ -318,6 +362,28 @@ def average(outputs: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     if weights is None:
         return outputs.mean(axis=0)
     return jnp.tensordot(jnp.asarray(weights, outputs.dtype), outputs, axes=1)
+
+
+def most_attended(attention: jax.Array, keep: int, weights: jax.Array | None = None) -> jax.Array:
+    """The numbers of the adapters with the highest mean attention, for pruning the others.
+
+    Args:
+      attention: p (N, ...).
+      keep: how many, from 1 to N.
+      weights: (...), of the tokens: 0 for padding; None counts all alike.
+
+    Returns:
+      int (keep,), rising; among equals the first stay.
+
+    Raises:
+      ConfigError: another number to keep.
+    """
+    count = len(attention)
+    if not 1 <= keep <= count:
+        raise ConfigError(f"keep is {keep}, expected from 1 to the {count} adapters")
+    shares = attention if weights is None else attention * weights
+    order = jnp.argsort(-shares.reshape(count, -1).sum(axis=1), stable=True)
+    return jnp.sort(order[:keep])
 
 
 def _dot(rule: str, *operands: jax.Array) -> jax.Array:

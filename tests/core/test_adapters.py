@@ -270,6 +270,45 @@ def test_samples_go_through_the_adapters_of_their_tasks():
         close(found.hidden[row], every.hidden[task, row], 1e-6)
 
 
+def test_parts_of_a_text_go_through_an_adapter_each():
+    x, many, _ = random_case(lead=(2, 5))
+    every = core.bottlenecks(x, many)
+    found = core.bottleneck_by_part(x, many, (2, 0, 3))
+    close(found.up[:, :2], every.up[0][:, :2], 1e-5)
+    close(found.up[:, 2:], every.up[2][:, 2:], 1e-5)
+    assert found.hidden.shape == (2, 5, 4)
+    for lengths in ((2, 3), (2, 2, 2), (6, -1, 0)):
+        with pytest.raises(
+            ConfigError, match="expected 3, one an adapter, that sum to the 5 tokens"
+        ):
+            core.bottleneck_by_part(x, many, lengths)
+
+
+@pytest.mark.parametrize("place", [core.after_norm, core.before_norm, core.in_parallel])
+def test_stacks_are_one_placement_after_the_other(place):
+    """Two updates are the second on what the first has made of x; none is the plain layer."""
+    x, many, _ = random_case()
+    residual, shift = x[::-1], lambda y: y - y.mean(-1, keepdims=True)
+    first, second = (
+        lambda h, n=n: core.bottleneck(h, jax.tree.map(lambda leaf: leaf[n], many)).up
+        for n in (0, 1)
+    )
+    close(place(x, residual, shift), shift(x + residual), 0)
+    between = place(x, residual, lambda y: y, first) - residual
+    if place is core.after_norm:  # the norm is inside, too
+        between = x + first(shift(x + residual))
+    close(place(x, residual, shift, first, second), place(between, residual, shift, second), 1e-5)
+
+
+def test_the_most_attended_stay():
+    attention = np.array([[0.1, 0.5], [0.6, 0.2], [0.3, 0.3]])
+    np.testing.assert_array_equal(core.most_attended(attention, 1), [1])
+    np.testing.assert_array_equal(core.most_attended(attention, 2), [0, 1])
+    np.testing.assert_array_equal(core.most_attended(attention, 1, np.array([0.0, 1.0])), [0])
+    with pytest.raises(ConfigError, match="keep is 4, expected from 1 to the 3 adapters"):
+        core.most_attended(attention, 4)
+
+
 def test_averages():
     outputs = np.random.default_rng(0).normal(size=(3, 2, 4)).astype(np.float32)
     close(core.average(outputs), outputs.mean(0), 1e-6)
