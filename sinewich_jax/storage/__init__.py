@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from sinewich_jax import lazy
 
-_MODULES = ("arrays", "atomic", "base", "checkpoints", "fingerprint", "leaf_writer", "leaves")
+_MODULES = ("arrays", "atomic", "base", "checkpoints", "composition", "fingerprint")
+_MODULES += ("leaf_writer", "leaves")
 _HOMES = {
     "CheckpointStore": "checkpoints",
+    "Composition": "composition",
     "LeafSource": "leaves",
     "LeafSpec": "leaves",
     "LeafWriter": "leaf_writer",
     "Restored": "checkpoints",
     "atomic_write": "atomic",
     "load_base": "base",
+    "load_composition": "composition",
     "load_npz": "arrays",
     "load_safetensors": "arrays",
     "open_leaves": "leaves",
     "save_base": "base",
+    "save_composition": "composition",
     "save_safetensors": "arrays",
     "write_bytes": "atomic",
     "write_json": "atomic",
