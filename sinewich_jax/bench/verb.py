@@ -9,6 +9,7 @@ from pathlib import Path
 # Part -> module with ``add_arguments(parser)``, ``measure(arguments) -> JSON`` and, if it has one,
 # ``table(JSON) -> text``, which is printed in the place of the JSON.
 PARTS = {
+    "fusion": ("sinewich_jax.bench.fusion", "AdapterFusion: forward time by number of adapters"),
     "merge": ("sinewich_jax.bench.merge", "a merge of files: time, memory, ratio to a copy"),
     "optim": ("sinewich_jax.bench.optim", "optimizers: bytes of state, time of a step"),
     "switch": ("sinewich_jax.bench.switch", "task switches: rates, and bytes beside the entropy"),
