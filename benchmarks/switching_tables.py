@@ -273,7 +273,7 @@ def learned(
 
 
 def _curve(runs: Sequence[Run]) -> tuple[list[float], list[float]] | None:
-    """T-Switch's mean bits, rising, and accuracies."""
+    """T-Switch's mean bits and accuracies, both rising: what fewer bits beat is left out."""
     alphas = {a for run in runs for a in run["fronts"].get(T_SWITCH, {}) if a != "auto"}
     points = sorted(
         (
@@ -282,4 +282,8 @@ def _curve(runs: Sequence[Run]) -> tuple[list[float], list[float]] | None:
         )
         for a in alphas
     )
-    return tuple(map(list, zip(*points, strict=True))) if points else None
+    front: list[tuple[float, float]] = []
+    for point in points:
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return tuple(map(list, zip(*front, strict=True))) if front else None
