@@ -23,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sinewich_jax.errors import DataError
 from sinewich_jax.nn.layers import Dense, LayerNorm, dropout
 
 Array = jax.Array
@@ -207,10 +208,13 @@ class Bert(nn.Module):
           (B, T, d); rows of padding mean nothing.
 
         Raises:
-          ValueError: more tokens than there are places.
+          DataError: more tokens than there are places.
         """
         if ids.shape[1] > self.longest:
-            raise ValueError(f"{ids.shape[1]} tokens are more than the {self.longest} places")
+            raise DataError(
+                f"texts are {ids.shape[1]} tokens long, expected at most {self.longest}, the places "
+                "of this encoder; cut them"
+            )
         mask = mask.astype(bool)
         segments = jnp.zeros_like(ids) if segments is None else segments
         places = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sinewich_jax.core import adapters
+from sinewich_jax.errors import DataError
 from sinewich_jax.nn.bert import PLACES, Bert, mean_pool
 
 BERT = Bert(vocabulary=30, width=16, depth=2, heads=4, hidden=24, positions=12)
@@ -75,7 +76,7 @@ def test_adapters_end_a_sub_layer(case):
 def test_too_many_tokens_are_refused(case):
     params, *_ = case
     long = np.zeros((1, 13), np.int32)
-    with pytest.raises(ValueError, match="13 tokens are more than the 12 places"):
+    with pytest.raises(DataError, match="texts are 13 tokens long, expected at most 12"):
         BERT.apply(params, long, np.ones_like(long))
     roberta = BERT.clone(padding=1)
     assert roberta.longest == 10
