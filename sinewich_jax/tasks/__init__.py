@@ -1,7 +1,11 @@
-"""Tasks: a task is a head width, a loss, a metric and a picture.
+"""Tasks: a task is a head width, a loss, a metric and a way to show a label to people.
 
-Six are built in, in this order: semseg, human_parts, saliency, normals, depth, edge. A user adds
-one by registering a function that returns a :class:`Task`; nothing else has to change::
+There are two kinds. A :class:`DenseTask` says something about every pixel of an image and draws
+it; six are built in, in this order: semseg, human_parts, saliency, normals, depth, edge. A
+:class:`TextTask` says something about a text or a pair of texts and puts it into words: the tasks
+of GLUE (cola, sst2, mrpc, rte, ...), of similarity (sts, sick_relatedness, stsb) and of intent and
+sentiment (snips, trec, mr, ...); ``names(TextTask)`` lists them. A user adds one by registering a
+function that returns a :class:`Task`; nothing else has to change::
 
     from sinewich_jax import tasks
 
@@ -9,10 +13,11 @@ one by registering a function that returns a :class:`Task`; nothing else has to 
     def heat() -> tasks.Task:
         return tasks.make("depth", name="heat", unit="K")
 
-Losses and metrics follow the multi-task dense-prediction literature (ASTMT, MTI-Net, ATRC, InvPT,
-MTLoRA), written from their descriptions; where those disagree, the docstring says which one is
-meant. Two rules hold everywhere: validity is a separate boolean mask (never a magic label value),
-and every ratio is a fraction in [0, 1] (only ``delta_m`` is in percent).
+Losses and metrics of dense tasks follow the multi-task dense-prediction literature (ASTMT, MTI-Net,
+ATRC, InvPT, MTLoRA), written from their descriptions; where those disagree, the docstring says
+which one is meant. Those of text tasks are what GLUE reports. Two rules hold everywhere: validity
+is a separate boolean mask (never a magic label value), and every ratio is a fraction in [0, 1]
+(only ``delta_m`` is in percent).
 """
 
 from __future__ import annotations
@@ -21,18 +26,23 @@ import importlib
 
 from sinewich_jax.tasks.base import Metric, State, Task, make, names, register
 from sinewich_jax.tasks.delta import delta_m
+from sinewich_jax.tasks.dense import DenseTask
 from sinewich_jax.tasks.references import REFERENCES, ReferenceTable, reference_table
 
 # Imported for their registrations, in the order in which tasks are listed everywhere.
 for _module in ("segmentation", "saliency", "normals", "depth", "edge"):
     importlib.import_module(f"{__name__}.{_module}")
 
+from sinewich_jax.tasks.text import TextTask  # noqa: E402  Registers text tasks, behind the others.
+
 __all__ = [
     "REFERENCES",
+    "DenseTask",
     "Metric",
     "ReferenceTable",
     "State",
     "Task",
+    "TextTask",
     "delta_m",
     "make",
     "names",

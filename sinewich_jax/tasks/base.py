@@ -10,18 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from sinewich_jax.errors import ConfigError, DataError, SinewichError, did_you_mean
+from sinewich_jax.errors import ConfigError, SinewichError, did_you_mean
 from sinewich_jax.tasks.charts import Chart
 
 State = dict[str, Any]
-"""A metric's sums: named arrays, int32/float32 from ``update``, int64/float64 from ``merge``."""
+"""What a metric keeps of a set: named arrays, as :class:`Metric` says."""
 
 
 class Metric(abc.ABC):
     """A metric as a sum: states of batches and hosts are added, and only ``compute`` divides.
 
     So the result does not depend on how a set is cut into batches, a batch of one is a batch like
-    any other, and there is nothing to reset.
+    any other, and there is nothing to reset. What is no sum (a rank correlation) overrides
+    :meth:`empty` and :meth:`join`.
     """
 
     @abc.abstractmethod
@@ -33,10 +34,10 @@ class Metric(abc.ABC):
         """The state of one batch; pure, and jittable with ``self`` closed over.
 
         Args:
-          logits: [B, H, W, C], any float dtype; computed with in float32.
-          label: as in the batch: [B, H, W] or [B, H, W, 3].
-          valid: bool [B, H, W]; a pixel that is False counts nowhere, and an image without a valid
-            pixel (a padded example) is no image.
+          logits: [B, ..., C], any float dtype; computed with in float32.
+          label: as in the batch.
+          valid: bool [B, ...]; what is False counts nowhere, and an example that holds nothing
+            valid (a padded one) is no example.
 
         Returns:
           int32 counts and float32 sums.
@@ -51,7 +52,7 @@ class Metric(abc.ABC):
         return None
 
     def merge(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> State:
-        """The sum of two states, on the host in int64 and float64 (associative, commutative).
+        """Two states as one, on the host (associative; what is computed does not see the order).
 
         Args:
           a: a state from ``update``, ``merge`` or ``empty``.
@@ -68,17 +69,24 @@ class Metric(abc.ABC):
                 f"{type(self).__name__}.merge got states with the entries {sorted(a)} and "
                 f"{sorted(b)}; merge only states of the same metric"
             )
-        return {name: _wide(a[name]) + _wide(b[name]) for name in a}
+        return {name: self.join(np.asarray(a[name]), np.asarray(b[name])) for name in a}
+
+    def join(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """One entry of two states as one: their sum, in int64 or float64."""
+        return _wide(a) + _wide(b)
 
 
-def _wide(array: Any) -> np.ndarray:
-    array = np.asarray(array)
+def _wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.int64 if array.dtype.kind in "iub" else np.float64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
-    """One dense-prediction task; immutable, hashable, and free of parameters.
+    """One task; immutable, hashable, and free of parameters.
+
+    What its arrays look like is for its kind to say: pixels of images in
+    :class:`~sinewich_jax.tasks.dense.DenseTask`, texts in
+    :class:`~sinewich_jax.tasks.text.TextTask`.
 
     Attributes:
       name: key of the task in batches, heads and result tables.
@@ -98,155 +106,103 @@ class Task(abc.ABC):
     unit: str = ""
     class_names: tuple[str, ...] | None = None
 
-    @property
-    def label_tail(self) -> tuple[int, ...]:
-        """Axes of the label after height and width; () unless a task says otherwise."""
-        return ()
-
     @abc.abstractmethod
     def loss(self, logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
         """The unweighted loss of a batch.
 
         Args:
-          logits: [B, H, W, C] at label resolution, any float dtype; computed with in float32.
-          label: [B, H, W] or [B, H, W, 3]; its values are not looked at where invalid.
-          valid: bool [B, H, W].
+          logits: [B, ..., C], any float dtype; computed with in float32.
+          label: [B, ...], with axes of its own behind; its values are not looked at where invalid.
+          valid: bool [B, ...].
 
         Returns:
-          float32 scalar, 0 with zero gradient when no pixel is valid.
+          float32 scalar, 0 with zero gradient when nothing is valid.
         """
 
     @abc.abstractmethod
     def predict(self, logits: jax.Array) -> jax.Array:
-        """The prediction in label form, from ``logits`` [..., H, W, C]."""
+        """The prediction in label form, from ``logits`` [..., C]."""
 
     @abc.abstractmethod
     def metric(self) -> Metric:
         """A metric for this task."""
 
     @abc.abstractmethod
-    def picture(self, values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-        """A label or a prediction as an image.
-
-        Args:
-          values: [H, W] or [H, W, 3] in label form.
-          valid: bool [H, W]; invalid pixels are hatched dark grey. None: all valid.
-
-        Returns:
-          uint8 [H, W, 3].
-        """
-
-    @abc.abstractmethod
-    def error_picture(
-        self, prediction: np.ndarray, label: np.ndarray, valid: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Where and how much a prediction is wrong, as uint8 [H, W, 3]; dark is right.
-
-        Args:
-          prediction: [H, W] or [H, W, 3], as from ``predict``.
-          label: the same shape.
-          valid: bool [H, W] or None.
-        """
-
-    @abc.abstractmethod
     def mean_label(self, labels: Iterable[np.ndarray], valids: Iterable[np.ndarray]) -> np.ndarray:
-        """The best constant prediction a label set offers: the baseline that looks at no image.
+        """The best constant prediction a label set offers: the baseline that looks at no input.
 
         Args:
-          labels: maps of equal size, [H, W] or [H, W, 3] each (a stacked array will do).
-          valids: their masks, bool [H, W] each.
+          labels: one an example, of equal shape (a stacked array will do).
+          valids: their masks.
 
         Returns:
-          float32 [H, W, C] in the form of logits, so that the task's own metric scores it.
+          float32 [..., C] in the form of one example's logits, so that the task's own metric
+          scores it.
+
+        Raises:
+          DataError: no label is valid.
         """
 
+    @abc.abstractmethod
     def best_constant(self, mean_label: np.ndarray) -> np.ndarray:
         """The output that, given everywhere, costs least: where the bias of a head should start.
 
         Args:
-          mean_label: float32 [H, W, C], from :meth:`mean_label`.
+          mean_label: float32 [..., C], from :meth:`mean_label`.
 
         Returns:
-          float32 [C]; here the mean over pixels, which is right for values.
+          float32 [C].
         """
-        return np.asarray(mean_label, np.float32).mean(axis=(0, 1))
-
-    @abc.abstractmethod
-    def _value_fault(self, values: np.ndarray) -> tuple[np.ndarray, str]:
-        """Marks the forbidden entries among ``values`` [N, *tail]; says what was expected."""
-
-    def check_label(
-        self,
-        label: np.ndarray,
-        valid: np.ndarray,
-        where: str,
-        size: tuple[int, int] | None = None,
-    ) -> None:
-        """Refuses a label that this task cannot train on.
-
-        Args:
-          label: one label, [H, W] or [H, W, 3].
-          valid: bool [H, W].
-          where: file or index, for the message.
-          size: (height, width) of the image, when known.
-
-        Raises:
-          DataError: names ``where``, what was found and what was expected.
-        """
-        label, valid = np.asarray(label), np.asarray(valid)
-        tail = self.label_tail
-        shape = "(height, width" + "".join(f", {n}" for n in tail) + ")"
-        if label.ndim != 2 + len(tail) or label.shape[2:] != tail:
-            raise DataError(
-                f"{where}: the {self.name} label has shape {label.shape}, expected {shape}"
-                + ("; save it with one channel" if label.ndim == 3 and not tail else "")
-            )
-        if size is not None and label.shape[:2] != tuple(size):
-            raise DataError(
-                f"{where}: the {self.name} label is {_by(label.shape)} pixels (height x width) but "
-                f"the image is {_by(size)}; resize the label (nearest) to the image"
-            )
-        if valid.dtype != bool or valid.shape != label.shape[:2]:
-            raise DataError(
-                f"{where}: the mask of {self.name} is {valid.dtype} of shape {valid.shape}, "
-                f"expected bool of shape {label.shape[:2]}"
-            )
-        places = np.argwhere(valid)
-        bad, expected = self._value_fault(label[valid])
-        if bad.any():
-            first = int(np.argmax(bad))
-            row, column = places[first]
-            found = np.array2string(np.asarray(label[row, column]), precision=4, separator=", ")
-            raise DataError(
-                f"{where}: the {self.name} label holds {found} at row {row}, column {column} "
-                f"({int(bad.sum())} such pixels), expected {expected}; correct the value or mark "
-                "the pixel invalid"
-            )
 
 
-def _by(shape: Iterable[int]) -> str:
-    height, width = tuple(shape)[:2]
-    return f"{height} x {width}"
-
-
-def check_batch(task: Task, logits: jax.Array, label: jax.Array, valid: jax.Array) -> None:
+def check_shapes(
+    task: Task,
+    logits: jax.Array,
+    label: jax.Array,
+    valid: jax.Array,
+    label_tail: tuple[int, ...] = (),
+) -> None:
     """Refuses shapes that would broadcast silently; static, hence free under ``jit``.
 
     Args:
       task: the task that the arrays belong to.
-      logits: [B, H, W, C].
-      label: [B, H, W, *tail].
-      valid: [B, H, W].
+      logits: [B, ..., C].
+      label: [B, ..., *label_tail].
+      valid: [B, ...].
+      label_tail: axes that the label has beyond those of the mask.
 
     Raises:
       SinewichError: the shapes do not belong together.
     """
-    pixels = logits.shape[:-1]
-    wanted = (pixels, (*pixels, *task.label_tail), pixels)
+    places = logits.shape[:-1]
+    wanted = (places, (*places, *label_tail), places)
     if logits.shape[-1:] != (task.channels,) or wanted[1:] != (label.shape, valid.shape):
         raise SinewichError(
             f"{task.name} got logits {logits.shape}, label {label.shape} and mask {valid.shape}; "
-            f"expected {(*pixels, task.channels)}, {wanted[1]} and {pixels}"
+            f"expected {(*places, task.channels)}, {wanted[1]} and {places}"
+        )
+
+
+def check_classes(task: Task, most: int, ids: str) -> None:
+    """Refuses a count of classes that labels cannot hold or that does not fit the names.
+
+    Args:
+      task: a task over classes, one channel each.
+      most: how many classes its labels can tell apart.
+      ids: what the labels are, for the message.
+
+    Raises:
+      ConfigError: says both counts.
+    """
+    if not 2 <= task.channels <= most:
+        raise ConfigError(
+            f"{task.name} has {task.channels} channels; labels are {ids}, so it takes 2 to {most} "
+            "classes"
+        )
+    if task.class_names is not None and len(task.class_names) != task.channels:
+        raise ConfigError(
+            f"{task.name} has {task.channels} channels but {len(task.class_names)} class names; "
+            "give one name a channel"
         )
 
 
@@ -275,9 +231,13 @@ def register(name: str) -> Callable[[Callable[[], Task]], Callable[[], Task]]:
     return enter
 
 
-def names() -> tuple[str, ...]:
-    """The registered tasks, in the order in which they are listed everywhere."""
-    return tuple(_REGISTRY)
+def names(kind: type[Task] = Task) -> tuple[str, ...]:
+    """The registered tasks, in the order in which they are listed everywhere.
+
+    Args:
+      kind: only tasks of this class, such as ``DenseTask`` or ``TextTask``.
+    """
+    return tuple(name for name, factory in _REGISTRY.items() if isinstance(factory(), kind))
 
 
 def make(name: str, **overrides: Any) -> Task:

@@ -11,11 +11,11 @@ import numpy as np
 
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.tasks import baseline, losses, pictures
-from sinewich_jax.tasks.base import Task, check_batch
+from sinewich_jax.tasks.dense import DenseTask, check_batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Binary(Task):
+class Binary(DenseTask):
     """A yes or no for every pixel.
 
     Attributes:

@@ -12,8 +12,9 @@ import numpy as np
 
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.tasks import baseline, losses, pictures
-from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
+from sinewich_jax.tasks.base import Metric, State, Task, register
 from sinewich_jax.tasks.charts import Bars, Chart
+from sinewich_jax.tasks.dense import DenseTask, check_batch
 
 RANGE_EDGES = 2.0 ** np.arange(-3, 9.01, 0.25)
 """Distances between which errors are gathered, an eighth to 512; what lies beyond is in no bin."""
@@ -23,7 +24,7 @@ CLAMP = 1e-9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Depth(Task):
+class Depth(DenseTask):
     """Regression of metric depth on the raw output.
 
     Attributes:

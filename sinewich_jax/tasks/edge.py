@@ -13,9 +13,10 @@ import numpy as np
 
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.tasks import counting
-from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
+from sinewich_jax.tasks.base import Metric, State, Task, register
 from sinewich_jax.tasks.binary import Binary
 from sinewich_jax.tasks.charts import Chart, Curve
+from sinewich_jax.tasks.dense import check_batch
 
 THRESHOLDS = np.linspace(0.01, 0.99, 99)
 TOLERANCE_OF_DIAGONAL = 0.0075

@@ -1,9 +1,9 @@
-"""The losses of dense multi-task learning, as functions of logits, labels and a validity mask.
+"""The losses of multi-task learning, as functions of logits, labels and a validity mask.
 
-All of them compute in float32 whatever they are given, average over the valid pixels of the whole
-batch, are 0 with zero gradient when no pixel is valid, and never read a label where it is invalid
-(it may hold 255 or NaN there). Formulas: ASTMT (Maninis et al. 2019), MTI-Net (Vandenhende et al.
-2020) and ATRC (Bruggemann et al. 2021).
+All of them compute in float32 whatever they are given, average over what is valid (pixels, texts)
+in the whole batch, are 0 with zero gradient when nothing is, and never read a label where it is
+invalid (it may hold 255 or NaN there). Formulas of the dense ones: ASTMT (Maninis et al. 2019),
+MTI-Net (Vandenhende et al. 2020) and ATRC (Bruggemann et al. 2021).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def masked_mean(values: jax.Array, valid: jax.Array) -> jax.Array:
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
-    """Softmax cross-entropy, mean over valid pixels.
+    """Softmax cross-entropy, mean over what is valid.
 
     Args:
-      logits: [B, H, W, C].
-      label: integer [B, H, W], class ids below C where valid.
-      valid: bool [B, H, W].
+      logits: [B, ..., C].
+      label: integer [B, ...], class ids below C where valid.
+      valid: bool [B, ...].
     """
     logits = logits.astype(jnp.float32)
     classes = jnp.arange(logits.shape[-1])
@@ -122,7 +122,7 @@ def depth_l1(logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array
       label: [B, H, W], metres.
       valid: bool [B, H, W].
     """
-    return masked_mean(jnp.abs(_depth_error(logits, label, valid)), valid)
+    return masked_mean(jnp.abs(_error(logits, label, valid)), valid)
 
 
 def depth_l2(logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
@@ -136,10 +136,21 @@ def depth_l2(logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array
       label: [B, H, W], metres.
       valid: bool [B, H, W].
     """
-    return masked_mean(_depth_error(logits, label, valid) ** 2, valid)
+    return squared_error(logits, label, valid)
 
 
-def _depth_error(logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
+def squared_error(logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
+    """Mean squared difference of output and label.
+
+    Args:
+      logits: [B, ...].
+      label: [B, ...], numbers in units of the output.
+      valid: bool [B, ...].
+    """
+    return masked_mean(_error(logits, label, valid) ** 2, valid)
+
+
+def _error(logits: jax.Array, label: jax.Array, valid: jax.Array) -> jax.Array:
     target = jnp.where(valid, label.astype(jnp.float32), 0.0)
     # Outside the mask zero and not the raw output, whose square could overflow.
     return jnp.where(valid, logits.astype(jnp.float32) - target, 0.0)

@@ -12,8 +12,9 @@ import numpy as np
 
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.tasks import baseline, counting, losses, pictures
-from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
+from sinewich_jax.tasks.base import Metric, State, Task, register
 from sinewich_jax.tasks.charts import Bars, Chart
+from sinewich_jax.tasks.dense import DenseTask, check_batch
 
 ANGLE_BINS = 3600
 """Bins of the angle histogram over 0 to 180 degrees: the median is exact to 0.05 degrees."""
@@ -28,7 +29,7 @@ _TINY = 1e-12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Normals(Task):
+class Normals(DenseTask):
     """Regression of unit vectors.
 
     Attributes:

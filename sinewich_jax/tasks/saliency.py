@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sinewich_jax.tasks import counting
-from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
+from sinewich_jax.tasks.base import Metric, State, Task, register
 from sinewich_jax.tasks.binary import Binary
 from sinewich_jax.tasks.charts import Chart, Curve
+from sinewich_jax.tasks.dense import check_batch
 
 IOU_THRESHOLDS = np.linspace(0.2, 0.9, 15)
 F_THRESHOLDS = np.linspace(0.05, 0.95, 19)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sinewich_jax.errors import ConfigError, DataError
+from sinewich_jax.errors import DataError
 from sinewich_jax.tasks import baseline, counting, losses, pictures
-from sinewich_jax.tasks.base import Metric, State, Task, check_batch, register
+from sinewich_jax.tasks.base import Metric, State, Task, check_classes, register
 from sinewich_jax.tasks.charts import Chart, Matrix
+from sinewich_jax.tasks.dense import DenseTask, check_batch
 
 # fmt: off
 PASCAL_CLASSES = (
@@ -28,7 +29,7 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Segmentation(Task):
+class Segmentation(DenseTask):
     """One class a pixel: cross-entropy, intersection over union.
 
     Attributes:
@@ -42,16 +43,7 @@ class Segmentation(Task):
 
     def __post_init__(self) -> None:
         """Checks the counts."""
-        if not 2 <= self.channels <= 255:
-            raise ConfigError(
-                f"{self.name} has {self.channels} channels; labels are uint8 class ids, so it "
-                "takes 2 to 255 classes"
-            )
-        if self.class_names is not None and len(self.class_names) != self.channels:
-            raise ConfigError(
-                f"{self.name} has {self.channels} channels but {len(self.class_names)} class "
-                "names; give one name a channel"
-            )
+        check_classes(self, 255, "uint8 class ids")
 
     def counted(self, label: Array, valid: Array) -> Array:
         """The mask of what takes part.

@@ -56,7 +56,8 @@ def test_a_panel_holds_every_picture_pixel_by_pixel(height, width):
 
 def test_six_tasks_on_disk_with_the_same_bytes_every_time(tmp_path):
     small = {"semseg": {"channels": 5}, "human_parts": {"channels": 5}}
-    all_tasks = [tasks.make(name, **small.get(name, {})) for name in tasks.names()]
+    dense = tasks.names(tasks.DenseTask)
+    all_tasks = [tasks.make(name, **small.get(name, {})) for name in dense]
     rows = [examples.example(all_tasks, index=index) for index in (3, 12)]
     first = report.write_panels(tmp_path / "a", all_tasks, rows)
     second = report.write_panels(tmp_path / "b", all_tasks, rows)

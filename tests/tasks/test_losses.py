@@ -11,7 +11,7 @@ from sinewich_jax.errors import SinewichError
 from sinewich_jax.tasks import losses
 from tests.tasks.examples import golden, golden_batch, loss, loss_and_slope, random_batch, small
 
-ALL = tasks.names()
+ALL = tasks.names(tasks.DenseTask)
 
 
 def mask(*rows):

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sinewich_jax import tasks
 from tests.tasks.examples import loss, random_batch, small, update
 
-ALL = tasks.names()
+ALL = tasks.names(tasks.DenseTask)
 IMAGES = 5
 
 

@@ -9,7 +9,7 @@ from sinewich_jax import tasks
 from sinewich_jax.errors import DataError, SinewichError
 from tests.tasks.examples import golden, golden_batch, update
 
-ALL = tasks.names()
+ALL = tasks.names(tasks.DenseTask)
 
 
 def score(task, *batches):

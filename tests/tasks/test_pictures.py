@@ -9,7 +9,7 @@ from sinewich_jax import tasks
 from sinewich_jax.tasks import pictures
 from tests.tasks.examples import random_batch, small
 
-ALL = tasks.names()
+ALL = tasks.names(tasks.DenseTask)
 GREYS = {tuple(int(c) for c in grey) for grey in pictures.HATCH}
 
 

@@ -13,7 +13,7 @@ from sinewich_jax.errors import ConfigError, DataError, SinewichError
 from sinewich_jax.tasks import base, delta
 from tests.tasks.examples import golden, random_batch, small
 
-ALL = tasks.names()
+ALL = tasks.names(tasks.DenseTask)
 
 
 def test_the_six_and_their_published_weights():
