@@ -3,11 +3,13 @@
 The fields of the file:
 
 * ``width``, ``hidden``, ``batch``, ``tokens``, ``depth``, ``adapters`` (N): the sizes;
-* ``layer``: one fusion layer on given outputs of adapters, by form (``folded``, ``reference``), and
-  ``bottleneck`` on given hidden layers: the time of N adapters over that of one, ``ms`` and
-  ``reference_ms``, the median ``ratio`` of ``pairs`` runs in turn, and its ``quartiles``;
+* ``layer``: the forward pass of one fusion layer, by form, on what adapters have made: on their
+  outputs (``folded``, ``reference``) or their hidden layers (``bottleneck``). ``ms`` of N adapters
+  and ``reference_ms`` of one, the median ``ratio`` of ``pairs`` runs in turn, its ``quartiles``,
+  and ``products``: which of the adapters' own products are inside the time;
 * ``encoder``: the forward pass of a whole encoder with adapters and fusion in every layer,
   likewise, by form;
+* ``goal``: the ratio that one form of the layer is to reach, and ``reached``, the forms that do;
 * ``agreement``: the largest difference between the forms, by the largest entry;
 * ``versions``.
 """
@@ -31,6 +33,12 @@ _SIZES = {
     "pairs": (9, "runs of each, in turn"),
 }
 FORMS = ("folded", "bottleneck", "reference")
+GOAL = 1.3
+"""What a fusion layer of N adapters may cost over that of one."""
+_PRODUCTS = {
+    "layer": {"folded": [], "bottleneck": ["up"], "reference": []},
+    "encoder": {form: ["down", "up"] for form in FORMS},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,45 +61,56 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import jax
 
     sizes = {name: getattr(arguments, name) for name in _SIZES if name != "pairs"}
-    layer, made = {}, {}
-    for form in FORMS:
-        one, many = (_layer(form, count, sizes) for count in (1, sizes["adapters"]))
-        made[form] = many()
-        one()
-        layer[form] = interleaved(one, many, arguments.pairs).summary()
-    size = max(float(abs(made["reference"]).max()), 1e-30)
-    encoder = {}
-    for form in FORMS:
-        one, many = (_encoder(form, count, sizes) for count in (1, sizes["adapters"]))
-        one(), many()
-        encoder[form] = interleaved(one, many, arguments.pairs).summary()
+    found, made = {"layer": {}, "encoder": {}}, {}
+    for what, program in (("layer", _layer), ("encoder", _encoder)):
+        for form in FORMS:
+            one, many = (program(form, count, sizes) for count in (1, sizes["adapters"]))
+            one()
+            made[what, form] = many()
+            times = interleaved(one, many, arguments.pairs).summary()
+            found[what][form] = times | {"products": _PRODUCTS[what][form]}
+    reference = made["layer", "reference"]
+    size = max(float(abs(reference).max()), 1e-30)
     return {
         **sizes,
-        "layer": layer,
-        "encoder": encoder,
+        **found,
+        "goal": GOAL,
+        "reached": [form for form in FORMS if found["layer"][form]["ratio"] <= GOAL],
         "agreement": {
-            form: float(abs(made[form] - made["reference"]).max()) / size for form in FORMS
+            form: float(abs(made["layer", form] - reference).max()) / size for form in FORMS
         },
         "versions": versions() | {"jax": jax.__version__, "device": jax.default_backend()},
     }
 
 
 def table(found: dict[str, Any]) -> str:
-    """The numbers to read: a row a form."""
+    """The numbers to read: a row a form, and what was to be reached."""
     from sinewich_jax.report.tables import markdown_table
 
     n = found["adapters"]
     rows = [
         (
             f"{what}, {form}",
+            " and ".join(one["products"]) or "none",
             *(f"{one[key]:.2f}" for key in ("reference_ms", "ms", "ratio")),
             f"{one['quartiles'][0]:.2f} to {one['quartiles'][1]:.2f}",
         )
         for what in ("layer", "encoder")
         for form, one in found[what].items()
     ]
-    headers = ("forward pass", "1 adapter, ms", f"{n} adapters, ms", "ratio", "quartiles")
-    return markdown_table(headers, rows).rstrip("\n")
+    headers = (
+        "forward pass",
+        "adapters' products inside",
+        "1 adapter, ms",
+        f"{n} adapters, ms",
+        "ratio",
+        "quartiles",
+    )
+    reached = ", ".join(found["reached"]) or "no form"
+    return (
+        f"{markdown_table(headers, rows)}\n"
+        f"goal: a layer of {n} adapters at {found['goal']} times one; reached by {reached}"
+    )
 
 
 def _layer(form: str, count: int, sizes: dict[str, int]) -> Any:
@@ -111,12 +130,12 @@ def _layer(form: str, count: int, sizes: dict[str, int]) -> Any:
     many = core.Bottleneck(draw(count, d, m), draw(count, m), draw(count, m, d), draw(count, d))
     made = jax.jit(core.bottlenecks)(query, many)
     if form == "bottleneck":
-        step = jax.jit(lambda h, a: core.fuse_bottlenecks(h, a, many, kernels).context)
-        given = made.hidden
+        step = jax.jit(lambda *given: core.fuse_bottlenecks(*given).context)
+        given = (query, made.hidden, many, kernels)
     else:
-        step = jax.jit(lambda h, z: core.fuse(h, z, kernels, form=form).context)
-        given = made.up
-    return lambda: jax.block_until_ready(step(query, given))
+        step = jax.jit(lambda *given: core.fuse(*given, form=form).context)
+        given = (query, made.up, kernels)
+    return lambda: jax.block_until_ready(step(*given))
 
 
 def _encoder(form: str, count: int, sizes: dict[str, int]) -> Any:

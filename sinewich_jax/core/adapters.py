@@ -289,11 +289,11 @@ def fuse(
         context = jnp.einsum("n...,n...d->...d", attention, _valued(adapters, kernels))
         return Fused(context.astype(query.dtype), attention)
     folded = asked @ kernels.key_kernel.T
-    scores = _dot("...d,n...d->n...", folded, adapters)
+    scores = _against_each(folded, adapters)
     if score_mask is not None:  # then the part that all scores share no longer cancels
         scores += asked @ kernels.key_bias
     attention = _attend(scores, temperature, score_mask)
-    mixed = jnp.einsum("n...,n...d->...d", attention, adapters).astype(query.dtype)
+    mixed = _mix(attention, adapters).astype(query.dtype)
     return Fused(_valued(mixed, kernels), attention)
 
 
@@ -323,15 +323,15 @@ def fuse_bottlenecks(
     """
     asked = query @ kernels.query_kernel + kernels.query_bias
     folded = asked @ kernels.key_kernel.T
-    narrow = jnp.einsum("...d,nmd->n...m", folded, adapters.up_kernel)
-    scores = _dot("n...m,n...m->n...", narrow, hidden)
+    narrow = jnp.einsum("...d,nmd->...nm", folded, adapters.up_kernel)
+    scores = _dot("...nm,n...m->n...", narrow, hidden)
     scores += jnp.einsum("...d,nd->n...", folded, adapters.up_bias)
     scores *= scale
     if score_mask is not None:
         scores += asked @ kernels.key_bias
     attention = _attend(scores, temperature, score_mask)
-    weighted = (attention[..., None] * hidden).astype(query.dtype)
-    mixed = jnp.einsum("n...m,nmd->...d", weighted, adapters.up_kernel)
+    weighted = jnp.einsum("n...,n...m->...nm", attention, hidden).astype(query.dtype)
+    mixed = jnp.einsum("...nm,nmd->...d", weighted, adapters.up_kernel)
     mixed += jnp.einsum("n...,nd->...d", attention, adapters.up_bias)
     return Fused(_valued(scale * mixed.astype(query.dtype), kernels), attention)
 
@@ -389,6 +389,43 @@ def most_attended(attention: jax.Array, keep: int, weights: jax.Array | None = N
 def _dot(rule: str, *operands: jax.Array) -> jax.Array:
     """Scores, accumulated in float32 at least."""
     return jnp.einsum(rule, *operands, preferred_element_type=at_least_float32(*operands))
+
+
+# The two sums over z (N, ..., d). To batch them over tokens XLA on CPU copies all of z, which takes
+# longer than the sums; written out, each reads z once. Left to autodiff, the slices would cost the
+# gradient more than that, so it is given: each of the two is the transpose of the other.
+
+
+@jax.custom_vjp
+def _against_each(query: jax.Array, adapters: jax.Array) -> jax.Array:
+    """``u . z_n``, (N, ...), for u (..., d) and z (N, ..., d), in float32 at least."""
+    product = query.astype(at_least_float32(query, adapters)) * adapters
+    while product.shape[-1] > 64 and product.shape[-1] % 2 == 0:
+        half = product.shape[-1] // 2
+        product = product[..., :half] + product[..., half:]
+    return product.sum(axis=-1)
+
+
+@jax.custom_vjp
+def _mix(weights: jax.Array, adapters: jax.Array) -> jax.Array:
+    """``sum_n p_n z_n``, (..., d), for p (N, ...) and z (N, ..., d)."""
+    return sum(p[..., None] * z for p, z in zip(weights, adapters, strict=True))
+
+
+def _against_each_back(kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple:
+    query, adapters = kept
+    outer = g[..., None] * query
+    return _mix(g, adapters).astype(query.dtype), outer.astype(adapters.dtype)
+
+
+def _mix_back(kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple:
+    weights, adapters = kept
+    outer = weights[..., None] * g
+    return _against_each(g, adapters).astype(weights.dtype), outer.astype(adapters.dtype)
+
+
+_against_each.defvjp(lambda *given: (_against_each(*given), given), _against_each_back)
+_mix.defvjp(lambda *given: (_mix(*given), given), _mix_back)
 
 
 def _attend(scores: jax.Array, temperature: float, mask: jax.Array | None) -> jax.Array:

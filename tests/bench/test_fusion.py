@@ -20,9 +20,15 @@ def test_it_measures_a_layer_and_an_encoder(tmp_path, capsys):
     for part in ("layer", "encoder"):
         for one in found[part].values():
             assert one["pairs"] == 2 and one["ratio"] > 0 and one["ms"] > 0
+    inside = {form: one["products"] for form, one in found["layer"].items()}
+    assert inside == {"folded": [], "bottleneck": ["up"], "reference": []}
+    assert all(one["products"] == ["down", "up"] for one in found["encoder"].values())
+    reached = {form for form, one in found["layer"].items() if one["ratio"] <= found["goal"]}
+    assert set(found["reached"]) == reached
     assert all(value < 2e-5 for value in found["agreement"].values())
     printed = capsys.readouterr().out
     assert "| 3 adapters, ms |" in printed and "encoder, bottleneck" in printed
+    assert "goal: a layer of 3 adapters at 1.3 times one; reached by " in printed
 
 
 def test_sizes_below_one_are_refused(tmp_path, capsys):

@@ -215,8 +215,9 @@ def test_the_forms_agree(seed, n, lead, scale, temperature, dropped):
         close(one.context / size, found["reference"].context / size, 2e-5)
 
 
-def test_gradients_of_the_forms_agree():
-    query, many, fusion = random_case(1)
+@pytest.mark.parametrize("width", [8, 192])  # wide enough for sums by halves
+def test_gradients_of_the_forms_agree(width):
+    query, many, fusion = random_case(1, d=width)
     weight = np.random.default_rng(2).normal(size=query.shape)
 
     def loss(form, arguments):
@@ -232,7 +233,7 @@ def test_gradients_of_the_forms_agree():
         ):
             close(one, other, 2e-5 * (1 + np.abs(other).max()))
     for found in grads.values():
-        close(found[2].key_bias, np.zeros(8), 2e-6)
+        close(found[2].key_bias, np.zeros(width), 2e-6 * width)
 
 
 def test_one_adapter_has_all_the_attention():
@@ -320,6 +321,12 @@ def test_half_precision_attends_in_float32():
     for name, found in fused_in_every_way(query, many, fusion).items():
         assert found.attention.dtype == jnp.float32, name
         assert found.context.dtype == jnp.bfloat16, name
+
+        def loss(*given, name=name):
+            return fused_in_every_way(*given)[name].context.sum()
+
+        for leaf in jax.tree.leaves(jax.grad(loss, argnums=(0, 1, 2))(query, many, fusion)):
+            assert leaf.dtype == jnp.bfloat16, name
 
 
 def test_counts_of_parameters():
