@@ -191,10 +191,12 @@ class SwinBlock(nn.Module):
     def attend(self, maps: Maps, drop: Drop | None = None) -> Maps:
         """The attention half: pixels with their residual; tokens are only what they gathered."""
         attended = self.attention(maps, drop)
-        projected = self.proj(attended.pixels, self.keys("proj", drop))
-        return Maps(
-            self.add(maps.pixels, attended.frame.join(projected), drop, 0), self.gather(attended)
-        )
+        pixels = self.add(maps.pixels, self.project(attended, drop), drop, 0)
+        return Maps(pixels, self.gather(attended))
+
+    def project(self, attended: Attended, drop: Drop | None = None) -> Array:
+        """What attention adds to the pixels, (B, H, W, C), before the residual."""
+        return attended.frame.join(self.proj(attended.pixels, self.keys("proj", drop)))
 
     def gather(self, attended: Attended) -> Array | None:
         """What the tokens saw, averaged over the windows and projected, (B, T, C).
@@ -207,15 +209,16 @@ class SwinBlock(nn.Module):
 
     def mlp(self, x: Array, drop: Drop | None = None) -> Array:
         """The MLP half on the shared stream, with its residual."""
+        return self.add(x, self.feed_forward(x, drop), drop, 1)
+
+    def feed_forward(self, x: Array, drop: Drop | None = None) -> Array:
+        """What the MLP adds to a stream (..., C), its norm included, before the residual."""
         hidden = nn.gelu(self.fc1(self.norm2(x), self.keys("fc1", drop)), approximate=False)
-        return self.add(x, self.fc2(hidden, self.keys("fc2", drop)), drop, 1)
+        return self.fc2(hidden, self.keys("fc2", drop))
 
     def carry(self, tokens: Array | None, gathered: Array | None) -> Array | None:
         """The tokens that leave the block: those that came in, plus the MLP of what they saw."""
-        if tokens is None:
-            return None
-        hidden = nn.gelu(self.fc1(self.norm2(gathered)), approximate=False)
-        return tokens + self.fc2(hidden)
+        return None if tokens is None else tokens + self.feed_forward(gathered)
 
     def keys(self, name: str, drop: Drop | None) -> Array | None:
         """The keys (B,) of a linear map's dropout."""

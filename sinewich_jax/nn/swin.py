@@ -26,6 +26,7 @@ import numpy as np
 
 from sinewich_jax.errors import ConfigError, did_you_mean
 from sinewich_jax.nn.blocks import TASK_TARGETS, KernelBlock, Maps, PatchMerging, SwinBlock
+from sinewich_jax.nn.bottleneck import BottleneckBlock, BottleneckSpec
 from sinewich_jax.nn.layers import Dense, Drop, LayerNorm
 from sinewich_jax.nn.mtlora import MTLoRABlock, MTLoRASpec
 from sinewich_jax.nn.tadformer import TADFormerBlock, TADFormerSpec, TokenBlock
@@ -51,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 LORA_TARGETS = ("qkv", "proj", "fc1", "fc2")
 LORA_TARGETS_LAST = ("qkv", "proj", "fc1")
 
-Task = TaskSpec | MTLoRASpec | TADFormerSpec
+Task = TaskSpec | MTLoRASpec | TADFormerSpec | BottleneckSpec
 
 # By the kind of task part: the last block of a stage, the blocks before it, and which maps of the
 # last carry the shared LoRA.
@@ -59,6 +60,7 @@ BLOCKS: dict[type, tuple[type[SwinBlock], type[SwinBlock], tuple[str, ...]]] = {
     TaskSpec: (KernelBlock, SwinBlock, LORA_TARGETS_LAST),
     MTLoRASpec: (MTLoRABlock, SwinBlock, LORA_TARGETS),
     TADFormerSpec: (TADFormerBlock, TokenBlock, LORA_TARGETS),
+    BottleneckSpec: (BottleneckBlock, SwinBlock, LORA_TARGETS),
 }
 
 
