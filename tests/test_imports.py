@@ -55,6 +55,7 @@ def test_the_floors_hold():
         ("merging", "import sinewich_jax.nn", "Imports go down only"),
         ("train", "import orbax.checkpoint", "Only storage knows file formats"),
         ("train", "import grain", "Only data knows TFDS and Grain"),
+        ("data", "import tokenizers", "Only data knows tokenizers"),
         ("data", "def late():\n    import tensorflow", "needs no TensorFlow"),
         ("train", "from absl import flags", "flags belong to train.py"),
     ],

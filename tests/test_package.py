@@ -77,12 +77,8 @@ def test_the_constraints_file_pins_the_lower_bounds():
     rows = (ROOT / "constraints-min.txt").read_text().splitlines()
     pins = dict(row.split("==") for row in rows if row and not row.startswith("#"))
     pinned = {name: release(version) for name, version in pins.items() if name != "jaxlib"}
-    # ruff is left out: it formats, it does not run; tokenizers: nothing imports it yet.
-    expected = {
-        name: release(low)
-        for name, (low, _) in ranges().items()
-        if name not in ("ruff", "tokenizers")
-    }
+    # ruff is left out: it formats, it does not run.
+    expected = {name: release(low) for name, (low, _) in ranges().items() if name != "ruff"}
     assert pinned == expected
     assert pins["jaxlib"] == pins["jax"]
 
@@ -91,7 +87,8 @@ def test_what_is_imported_is_declared():
     declared = {module_of(line) for line in PROJECT["dependencies"]}
     code = [*(ROOT / "sinewich_jax").rglob("*.py"), *(ROOT / "configs").glob("*.py")]
     imported = third_party_imports([*code, ROOT / "train.py"])
-    optional = {module_of(line) for line in PROJECT["optional-dependencies"]["tb"]}
+    extras = PROJECT["optional-dependencies"]
+    optional = {module_of(line) for extra in ("tb", "nlu") for line in extras[extra]}
     undeclared = {m: path.name for m, path in imported.items() if m not in declared | optional}
     assert not undeclared
 

@@ -28,6 +28,8 @@ AugmentFn = Callable[[Example, np.random.Generator], Example]
 
 _AUGMENT_STREAM = 0x5157_4348  # tells augmentation draws from any other use of the same seed
 _INDEX_MASK = 2**31 - 1
+# What of an example goes into a batch; ``grows`` is for augmentation alone.
+_FIELDS = ("image", "text", "labels", "valid", "size")
 
 
 def example_rng(seed: int, position: int) -> np.random.Generator:
@@ -106,8 +108,9 @@ class Pipeline:
 
         Returns:
           ``{"image": uint8 [b, H, W, 3], "labels": {task: [b, H, W(, 3)]},
-          "valid": {task: bool [b, H, W]}, "index": int32 [b]}``, NumPy, b = ``len(local)``.
-          ``index`` is the position in the stream (modulo 2**31). Labels of their original size
+          "valid": {task: bool [b, H, W]}, "index": int32 [b]}``, NumPy, b = ``len(local)``; of
+          texts ``"text"`` in place of ``"image"``, and a label each. ``index`` is the position in
+          the stream (modulo 2**31). Labels of their original size
           (:class:`~sinewich_jax.data.views.OriginalLabels`) come with ``"size"``, int32 [b, 2].
         """
         if step < 0 or (self.steps is not None and step >= self.steps):
@@ -198,7 +201,7 @@ def eval_batches(
       local: the slice of the global batch that this process feeds to its devices.
 
     Returns:
-      A pipeline of ``ceil(len(source) / batch_size)`` steps. Filling examples are black, their
+      A pipeline of ``ceil(len(source) / batch_size)`` steps. Filling examples are zero, their
       masks False.
     """
     chosen = source if tasks is None else SelectTasks(source, tasks)
@@ -206,34 +209,25 @@ def eval_batches(
 
 
 def _padding(like: Example) -> Example:
-    return {
-        "image": np.zeros_like(like["image"]),
-        "labels": {task: np.zeros_like(label) for task, label in like["labels"].items()},
-        "valid": {task: np.zeros_like(mask) for task, mask in like["valid"].items()},
-        **{key: like[key] for key in ("size",) if key in like},
-    }
+    blank = _map(lambda leaves: np.zeros_like(leaves[0]), like)
+    # The frame of an image without labels is as good as any other.
+    return blank | {key: like[key] for key in ("size",) if key in like}
 
 
 def _stack(examples: Sequence[Example]) -> Batch:
-    sizes = {example["image"].shape[:2] for example in examples}
+    sizes = {example["image"].shape[:2] for example in examples if "image" in example}
     if len(sizes) > 1:
         shown = ", ".join(f"{h} x {w}" for h, w in sorted(sizes)[:3])
         raise DataError(
             f"a batch mixes images of different sizes ({shown}, height x width); give the data "
             "set one size (image_size, or resize=) or crop to one (augment.crop)"
         )
-    return {
-        "image": np.stack([example["image"] for example in examples]),
-        **{
-            field: {
-                task: np.stack([example[field][task] for example in examples])
-                for task in examples[0][field]
-            }
-            for field in ("labels", "valid")
-        },
-        **{
-            key: np.stack([example[key] for example in examples])
-            for key in ("size",)
-            if key in examples[0]
-        },
-    }
+    told = [{key: example[key] for key in _FIELDS if key in example} for example in examples]
+    return _map(np.stack, *told)
+
+
+def _map(function: Callable[[Sequence[np.ndarray]], np.ndarray], *trees: Any) -> Any:
+    """``function`` of the arrays at each place of nested dicts; data knows no JAX."""
+    if isinstance(trees[0], dict):
+        return {key: _map(function, *(tree[key] for tree in trees)) for key in trees[0]}
+    return function(trees)

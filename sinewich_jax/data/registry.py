@@ -7,6 +7,9 @@ Your own set is one function::
     @data.register("meadow")
     def meadow(split, data_dir=None, image_size=None):
         return data.from_folder(data.find_root(data_dir, "meadow", "meadow"), split)
+
+A set of texts says so, ``register("letters", texts=True)``, opens a split as
+`sinewich_jax.data.Texts`, and is opened by :func:`load_texts`.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from sinewich_jax.data.source import ArraySource, DataSource
+from sinewich_jax.data.text.texts import Texts
 from sinewich_jax.data.views import Cached, Resized, SelectTasks, parse_split, part
 from sinewich_jax.errors import ConfigError, DataError, did_you_mean
 
-Opener = Callable[..., DataSource]
+Opener = Callable[..., DataSource] | Callable[..., Texts]
 
 ENVIRONMENT = "SINEWICH_DATA"
 """The environment variable that names the folder of the data sets when ``data_dir`` is not set."""
@@ -32,10 +36,11 @@ ENVIRONMENT = "SINEWICH_DATA"
 _OPENERS: dict[str, Opener] = {}
 _EVAL_SPLITS: dict[str, str] = {}
 _RENDERED: set[str] = set()
+_TEXTS: set[str] = set()
 
 
 def register(
-    name: str, *, eval_split: str = "val", rendered: bool = False
+    name: str, *, eval_split: str = "val", rendered: bool = False, texts: bool = False
 ) -> Callable[[Opener], Opener]:
     """Registers a data set.
 
@@ -47,6 +52,8 @@ def register(
       name: what :func:`load` will know it by.
       eval_split: the split that is scored when a run does not name one.
       rendered: examples are made at any ``image_size`` and have no size of their own.
+      texts: the function returns `sinewich_jax.data.Texts`, and :func:`load_texts` opens the set;
+        of the options above it is passed ``tasks``.
     """
 
     def enter(opener: Opener) -> Opener:
@@ -56,6 +63,8 @@ def register(
         _EVAL_SPLITS[name] = eval_split
         if rendered:
             _RENDERED.add(name)
+        if texts:
+            _TEXTS.add(name)
         return opener
 
     return enter
@@ -75,6 +84,12 @@ def is_rendered(name: str) -> bool:
     """Whether a data set is made at the size that is asked for; False for an unknown name."""
     _import_sets()
     return name in _RENDERED
+
+
+def is_text(name: str) -> bool:
+    """Whether a data set holds texts, for :func:`load_texts`; False for an unknown name."""
+    _import_sets()
+    return name in _TEXTS
 
 
 def _opener(name: str) -> Opener:
@@ -128,10 +143,12 @@ def load(
       The data source.
 
     Raises:
-      ConfigError: an unknown data set or option (the nearest is offered).
+      ConfigError: an unknown data set or option (the nearest is offered), or a set of texts.
       DataError: the data is absent or not what it should be.
     """
     opener = _opener(name)
+    if name in _TEXTS:
+        raise ConfigError(f"data set {name!r} holds texts, open it with load_texts")
     accepted = inspect.signature(opener).parameters
     for key in options:
         if key not in accepted:
@@ -152,6 +169,42 @@ def load(
         source = part(source, None, str(size))
     source = fit(source, tasks, image_size)
     return source if isinstance(source, ArraySource) else Cached(source, cache_mb * 1_000_000)
+
+
+def load_texts(
+    name: str,
+    split: str = "train",
+    data_dir: str | os.PathLike[str] | None = None,
+    tasks: Sequence[str] | None = None,
+) -> Texts:
+    """Opens a split of a data set of texts.
+
+    Args:
+      name: one of :func:`names` that :func:`is_text`.
+      split: a split of the set; `Texts.first` and `Texts.sample` take parts of it.
+      data_dir: folder of the data; None lets the set look where it looks by default.
+      tasks: tasks wanted, in order; None takes all that are there.
+
+    Returns:
+      The texts.
+
+    Raises:
+      ConfigError: an unknown data set (the nearest is offered), or a set of images.
+      DataError: the data is absent or not what it should be.
+    """
+    opener = _opener(name)
+    if name not in _TEXTS:
+        raise ConfigError(f"data set {name!r} holds images, open it with load")
+    base, start, stop = parse_split(split)
+    if start is not None or stop is not None:
+        raise DataError(
+            f"split {split!r} is a part, which sets of texts do not have; open {base!r} and take "
+            "first(size) or sample(size, seed) of it"
+        )
+    takes_tasks = tasks is not None and "tasks" in inspect.signature(opener).parameters
+    options = {"tasks": tuple(tasks or ())} if takes_tasks else {}
+    texts = opener(base, data_dir=data_dir, **options)
+    return texts if tasks is None else texts.select(tasks)
 
 
 def fit(

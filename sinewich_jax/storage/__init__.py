@@ -17,6 +17,7 @@ _HOMES = {
     "LeafWriter": "leaf_writer",
     "Restored": "checkpoints",
     "atomic_write": "atomic",
+    "composition_facts": "composition",
     "load_base": "base",
     "load_composition": "composition",
     "load_npz": "arrays",

@@ -69,6 +69,19 @@ def save_composition(
     save_safetensors(path, flat, metadata)
 
 
+def composition_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What was said about the parts of a file: enough to build what they belong to.
+
+    Args:
+      path: the file.
+
+    Raises:
+      CheckpointError: no composition, or a damaged one.
+    """
+    _, metadata = _read(path)
+    return json.loads(metadata["facts"])
+
+
 def load_composition(
     path: str | os.PathLike[str], like: Mapping[str, Any], base: Any
 ) -> Composition:
@@ -87,12 +100,7 @@ def load_composition(
       CheckpointError: no composition, another base, or a leaf that is missing, left over, or of
         another shape or dtype; the leaf is named.
     """
-    leaves, metadata = load_safetensors(path)
-    if metadata.get("kind") != _KIND:
-        raise CheckpointError(
-            f"{path} is no composition (it says {metadata.get('kind')!r}); expected a file that "
-            "save_composition wrote"
-        )
+    leaves, metadata = _read(path)
     mark = fingerprint(base)
     if metadata.get("base") != mark:
         raise CheckpointError(
@@ -122,3 +130,13 @@ def load_composition(
                 f"{shape}"
             )
     return Composition(unflatten_paths(leaves), json.loads(metadata["facts"]))
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    leaves, metadata = load_safetensors(path)
+    if metadata.get("kind") != _KIND:
+        raise CheckpointError(
+            f"{path} is no composition (it says {metadata.get('kind')!r}); expected a file that "
+            "save_composition wrote"
+        )
+    return leaves, metadata
