@@ -1,9 +1,9 @@
 """One run as a frozen dataclass: every key, its type, its default and its meaning.
 
-Keys are flat, because commands spell them (``--config.rank=64``); only the mesh and the
-augmentation are nested (``--config.mesh.model=2``).  :func:`from_dict` is the one way in: it
-rejects unknown keys with the nearest name, values of another type, and values outside the stated
-choices or bounds.  Neither ``absl`` nor ``ml_collections`` is known here.
+Keys are flat, because commands spell them (``--config.rank=64``); only the mesh, the
+augmentation, texts and adapters are nested (``--config.mesh.model=2``).  :func:`from_dict` is the
+one way in: it rejects unknown keys with the nearest name, values of another type, and values
+outside the stated choices or bounds.  Neither ``absl`` nor ``ml_collections`` is known here.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ Method = Literal[
     "full_ft",
     "single_task",
     "scratch",
+    "adapters",
+    "fusion",
 ]
 Group = Literal["norms", "patch_embed", "bias_table", "merging", "all"]
 
@@ -78,6 +80,41 @@ class AugmentConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """How texts are read; only with text tasks.
+
+    Attributes:
+      max_tokens: tokens of an example, both texts of a pair and the special ones among them; longer
+        ones are cut, and the run's results say how many.
+      dropout: rate on what the encoder's sub-layers give and on attention; None keeps the
+        encoder's own.
+    """
+
+    max_tokens: int = 64
+    dropout: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterConfig:
+    """Bottleneck adapters and their fusion (methods ``adapters`` and ``fusion``).
+
+    Attributes:
+      placement: after the feed-forward map and before its norm (``"pfeiffer"``), there and behind
+        attention (``"houlsby"``), or beside the feed-forward map (``"parallel"``).
+      hidden: width of the bottleneck.
+      dropped: layers without adapters (AdapterDrop).
+      sources: for ``fusion``: work directories of ``adapters`` runs whose adapters are composed.
+      value_penalty: weight of ``|I - V|_F^2``, summed over the layers, in the loss of ``fusion``.
+    """
+
+    placement: Literal["pfeiffer", "houlsby", "parallel"] = "pfeiffer"
+    hidden: int = 48
+    dropped: tuple[int, ...] = ()
+    sources: tuple[str, ...] = ()
+    value_penalty: float = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One training run.
 
@@ -85,7 +122,8 @@ class Config:
       data: name of the data set.
       data_dir: folder of the data set; None lets the data set look where it looks by default.
       image_size: height and width; None keeps the data set's own.
-      train_size: number of training examples; None takes all.
+      train_size: number of training examples, for texts of each task and drawn by the seed; None
+        takes all.
       eval_split: split that is scored; None takes the data set's ``val`` (or ``test`` without one).
       eval_resolution: score at the ``"train"`` resolution, labels resized to ``image_size``, or at
         the ``"original"`` one, predictions resized to the size that each label came in.
@@ -160,6 +198,8 @@ class Config:
       workers: threads that prepare batches.
       mesh: devices along each mesh axis.
       augment: joint augmentation of the training examples.
+      text: how texts are read.
+      adapters: bottleneck adapters and their fusion.
     """
 
     data: str = "scenes"
@@ -229,6 +269,8 @@ class Config:
     workers: int = 2
     mesh: MeshConfig = MeshConfig()
     augment: AugmentConfig = AugmentConfig()
+    text: TextConfig = TextConfig()
+    adapters: AdapterConfig = AdapterConfig()
 
     def __post_init__(self) -> None:
         """Raises ConfigError when a value is outside its bounds."""
@@ -290,6 +332,11 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "augment.crop": (1, math.inf),
     "augment.brightness": (0, 1),
     "augment.contrast": (0, 1),
+    "text.max_tokens": (3, math.inf),
+    "text.dropout": (0, 0.999),
+    "adapters.hidden": (1, math.inf),
+    "adapters.dropped": (0, math.inf),
+    "adapters.value_penalty": (0, math.inf),
     "mesh.data": (-1, math.inf),
     "mesh.task": (-1, math.inf),
     "mesh.model": (-1, math.inf),

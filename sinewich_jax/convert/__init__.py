@@ -29,6 +29,7 @@ _HOMES = {
     "predictor": "artifact",
     "read_backbone": "backbone",
     "read_bert": "bert",
+    "read_bert_config": "bert",
     "read_folded": "export",
     "read_weights": "files",
     "resize_table": "tables",

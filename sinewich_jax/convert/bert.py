@@ -91,17 +91,29 @@ def read_bert(folder: str | os.PathLike[str]) -> ImportedBert:
     Raises:
       CheckpointError: a file is missing or damaged, or the network is another one.
     """
+    folder, bert = Path(folder), read_bert_config(folder)
+    file = folder / "model.safetensors"
+    source = read_weights(file)
+    found = convert_bert(source.tensors, bert, str(file))
+    return dataclasses.replace(found, sha256=source.sha256)
+
+
+def read_bert_config(folder: str | os.PathLike[str]) -> Bert:
+    """The encoder that a folder describes; its weights are not read.
+
+    Args:
+      folder: with ``config.json`` as transformers writes it.
+
+    Raises:
+      CheckpointError: the file is missing or damaged, or the network is another one.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise CheckpointError(
             f"expected a folder with config.json and model.safetensors at {folder}, found {found}"
         )
-    bert = bert_of(_read_config(folder / "config.json"), str(folder / "config.json"))
-    file = folder / "model.safetensors"
-    source = read_weights(file)
-    found = convert_bert(source.tensors, bert, str(file))
-    return dataclasses.replace(found, sha256=source.sha256)
+    return bert_of(_read_config(folder / "config.json"), str(folder / "config.json"))
 
 
 def bert_of(config: Mapping[str, Any], where: str = "the config") -> Bert:

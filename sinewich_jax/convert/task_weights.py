@@ -162,6 +162,8 @@ def obstacle(model: MultiTaskModel) -> str | None:
     Returns:
       The beginning of a sentence.
     """
+    if not isinstance(model, MultiTaskModel):
+        return f"the network is a {type(model).__name__}, expected one on a Swin"
     backbone = model.backbone
     if not isinstance(backbone, Swin):
         return f"the backbone is a {type(backbone).__name__}, expected a Swin"

@@ -14,9 +14,10 @@ Parameter names: ``embeddings/{words, positions, types, norm}`` and
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 
 from sinewich_jax.errors import DataError
 from sinewich_jax.nn.layers import Dense, LayerNorm, dropout
+from sinewich_jax.nn.task_kernel import TaskSpec
 
 Array = jax.Array
 Dtype = Any
@@ -46,9 +48,46 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 """By the names of Hugging Face configurations."""
 
+Frequencies = Mapping[str, Array]
+"""Frequencies (T,) by the name of a linear map, ``layer{n}/{name}``."""
+
+TASK_TARGETS = ("wide", "narrow")
+"""The linear maps that own a task kernel: those of the feed-forward sub-layers."""
+
 # What a layer folds into the keys of its dropouts.
 _SALTS = {"embeddings": 0, "probabilities": 1, "attention": 2, "output": 3}
+_SALTS |= {"query": 4, "key": 5, "value": 6, "out": 7, "wide": 8, "narrow": 9}
 _normal = nn.initializers.normal(0.02)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearUpdate:
+    """What the linear maps of a layer carry beside their frozen kernels.
+
+    Attributes:
+      task: how the kernels of :data:`TASK_TARGETS` differ between tasks; None for no difference.
+      rank: of the LoRA that all tasks share, on the other linear maps; 0 for none.
+      scale: its multiplier.
+      frequency: None, or the fixed frequency of Sine-LoRA.
+      dropout: rate on what it reads.
+    """
+
+    task: TaskSpec | None = None
+    rank: int = 0
+    scale: float = 4.0
+    frequency: float | None = None
+    dropout: float = 0.0
+
+    def of(self, name: str) -> dict[str, Any]:
+        """The arguments of :class:`~sinewich_jax.nn.layers.Dense` for one linear map."""
+        if self.task is not None and name in TASK_TARGETS:
+            return {"task": self.task}
+        return {
+            "lora_rank": self.rank,
+            "lora_scale": self.scale,
+            "lora_frequency": self.frequency,
+            "lora_dropout": self.dropout,
+        }
 
 
 def plain_end(layer: int, place: str, x: Array, residual: Array, norm: Norm) -> Array:
@@ -78,7 +117,7 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(self, ids: Array, places: Array, segments: Array) -> Array:
-        """Maps three int arrays (B, T) to (B, T, d)."""
+        """Maps three int arrays (B, L) to (B, L, d)."""
         sizes = {"words": self.vocabulary, "positions": self.positions, "types": self.types}
         tables = {name: self.param(name, _normal, (n, self.width)) for name, n in sizes.items()}
         x = tables["words"][ids] + tables["types"][segments] + tables["positions"][places]
@@ -97,6 +136,7 @@ class BertLayer(nn.Module):
       epsilon: of the norms.
       dropout: rate on what both sub-layers give.
       attention_dropout: rate on attention's probabilities.
+      update: what the linear maps carry.
       dtype: compute dtype.
     """
 
@@ -108,31 +148,53 @@ class BertLayer(nn.Module):
     epsilon: float
     dropout: float
     attention_dropout: float
+    update: LinearUpdate = LinearUpdate()
     dtype: Dtype = jnp.float32
 
-    @nn.compact
-    def __call__(self, x: Array, mask: Array, keys: Array | None, end: End) -> Array:
-        """Maps (B, T, d) to (B, T, d).
+    def setup(self) -> None:
+        """Declares six linear maps and two norms."""
+        self.query, self.key, self.value, self.out = (
+            self._dense(name, self.width, self.width) for name in ("query", "key", "value", "out")
+        )
+        self.wide = self._dense("wide", self.width, self.hidden)
+        self.narrow = self._dense("narrow", self.hidden, self.width)
+        self.attention_norm, self.output_norm = (
+            LayerNorm(self.width, self.epsilon, self.dtype, name=f"{place}_norm")
+            for place in PLACES
+        )
+
+    def _dense(self, name: str, into: int, out: int) -> Dense:
+        return Dense(into, out, **self.update.of(name), dtype=self.dtype, name=name)
+
+    def __call__(
+        self, x: Array, mask: Array, keys: Array | None, end: End, omega: Frequencies
+    ) -> Array:
+        """Maps (B, L, d) to (B, L, d).
 
         Args:
           x: the tokens.
-          mask: bool (B, T), false where there is only padding.
+          mask: bool (B, L), false where there is only padding.
           keys: a PRNG key an example (B,) for dropout; None switches it off.
           end: how a sub-layer ends.
+          omega: of :data:`TASK_TARGETS` in this layer, where they read frequencies.
         """
 
         def drop(name: str, rate: float, y: Array) -> Array:
-            return y if keys is None else dropout(y, rate, _folded(keys, _SALTS[name]))
+            return y if keys is None else dropout(y, rate, folded_keys(keys, _SALTS[name]))
 
         def close(place: str, y: Array, residual: Array) -> Array:
-            norm = LayerNorm(self.width, self.epsilon, self.dtype, name=f"{place}_norm")
+            norm = getattr(self, f"{place}_norm")
             return end(self.number, place, drop(place, self.dropout, y), residual, norm)
 
-        def dense(name: str, into: int, out: int) -> Dense:
-            return Dense(into, out, dtype=self.dtype, name=name)
+        def linear(name: str, y: Array) -> Array:
+            dense = getattr(self, name)
+            if dense.task is not None:
+                kernels = dense.task_kernels(omega.get(f"layer{self.number}/{name}"))
+                return in_turn(y.astype(self.dtype), kernels) + dense.task_bias()
+            return dense(y, None if keys is None else folded_keys(keys, _SALTS[name]))
 
         def split(name: str) -> Array:
-            y = dense(name, self.width, self.width)(x)
+            y = linear(name, x)
             return y.reshape(*y.shape[:2], self.heads, self.width // self.heads)
 
         query, key, value = map(split, ("query", "key", "value"))
@@ -142,9 +204,17 @@ class BertLayer(nn.Module):
         shares = jax.nn.softmax(scores).astype(self.dtype)
         shares = drop("probabilities", self.attention_dropout, shares)
         mixed = jnp.einsum("bhqk,bkhc->bqhc", shares, value).reshape(x.shape)
-        x = close("attention", dense("out", self.width, self.width)(mixed), x)
-        wide = ACTIVATIONS[self.activation](dense("wide", self.width, self.hidden)(x))
-        return close("output", dense("narrow", self.hidden, self.width)(wide), x)
+        x = close("attention", linear("out", mixed), x)
+        wide = ACTIVATIONS[self.activation](linear("wide", x))
+        return close("output", linear("narrow", wide), x)
+
+    def task_diagnostics(self, omega: Frequencies) -> dict[str, Any]:
+        """Diagnostics of the task kernels, ``layer{n}/{name}``."""
+        names = {name: f"layer{self.number}/{name}" for name in TASK_TARGETS}
+        return {
+            place: getattr(self, name).task_kernel.diagnostics(omega.get(place))
+            for name, place in names.items()
+        }
 
 
 class Bert(nn.Module):
@@ -164,6 +234,7 @@ class Bert(nn.Module):
         ``padding + 1`` on, over what is no padding, which itself has the place ``padding``.
       dropout: rate on embeddings and on what sub-layers give.
       attention_dropout: rate on attention's probabilities.
+      update: what the linear maps of the layers carry.
       dtype: compute dtype; parameters are always float32.
     """
 
@@ -179,54 +250,15 @@ class Bert(nn.Module):
     padding: int | None = None
     dropout: float = 0.1
     attention_dropout: float = 0.1
+    update: LinearUpdate = LinearUpdate()
     dtype: Dtype = jnp.float32
 
-    @property
-    def longest(self) -> int:
-        """How many tokens a text can have."""
-        return self.positions - (0 if self.padding is None else self.padding + 1)
-
-    @nn.compact
-    def __call__(
-        self,
-        ids: Array,
-        mask: Array,
-        segments: Array | None = None,
-        keys: Array | None = None,
-        end: End = plain_end,
-    ) -> Array:
-        """Encodes a batch of texts.
-
-        Args:
-          ids: int (B, T), at most :attr:`longest` wide.
-          mask: bool or int (B, T), 0 where there is only padding.
-          segments: int (B, T), which text of a pair; None for zeros.
-          keys: a PRNG key an example (B,) for dropout in training; None switches it off.
-          end: how sub-layers end; adapters are put here.
-
-        Returns:
-          (B, T, d); rows of padding mean nothing.
-
-        Raises:
-          DataError: more tokens than there are places.
-        """
-        if ids.shape[1] > self.longest:
-            raise DataError(
-                f"texts are {ids.shape[1]} tokens long, expected at most {self.longest}, the places "
-                "of this encoder; cut them"
-            )
-        mask = mask.astype(bool)
-        segments = jnp.zeros_like(ids) if segments is None else segments
-        places = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-        if self.padding is not None:
-            counted = ids != self.padding
-            places = jnp.cumsum(counted, axis=1) * counted + self.padding
+    def setup(self) -> None:
+        """Declares the tables and the layers."""
         sizes = (self.vocabulary, self.width, self.positions, self.types)
-        x = Embeddings(*sizes, self.epsilon, self.dtype, name="embeddings")(ids, places, segments)
-        if keys is not None:
-            x = dropout(x, self.dropout, _folded(keys, _SALTS["embeddings"]))
-        for number in range(self.depth):
-            layer = BertLayer(
+        self.embeddings = Embeddings(*sizes, self.epsilon, self.dtype, name="embeddings")
+        self.layers = [
+            BertLayer(
                 number,
                 self.width,
                 self.heads,
@@ -235,18 +267,104 @@ class Bert(nn.Module):
                 self.epsilon,
                 self.dropout,
                 self.attention_dropout,
+                self.update,
                 self.dtype,
                 name=f"layer{number}",
             )
-            x = layer(x, mask, None if keys is None else _folded(keys, 16 + number), end)
+            for number in range(self.depth)
+        ]
+
+    @property
+    def task_layers(self) -> tuple[str, ...]:
+        """Names of the linear maps whose kernels read frequencies, in order."""
+        task = self.update.task
+        if task is None or not task.reads_frequencies:
+            return ()
+        return tuple(f"layer{n}/{name}" for n in range(self.depth) for name in TASK_TARGETS)
+
+    @property
+    def longest(self) -> int:
+        """How many tokens a text can have."""
+        return self.positions - (0 if self.padding is None else self.padding + 1)
+
+    def __call__(
+        self,
+        ids: Array,
+        mask: Array,
+        segments: Array | None = None,
+        keys: Array | None = None,
+        end: End = plain_end,
+        omega: Frequencies | None = None,
+    ) -> Array:
+        """Encodes a batch of texts.
+
+        Args:
+          ids: int (B, L), at most :attr:`longest` wide.
+          mask: bool or int (B, L), 0 where there is only padding.
+          segments: int (B, L), which text of a pair; None for zeros.
+          keys: a PRNG key an example (B,) for dropout in training; None switches it off.
+          end: how sub-layers end; adapters are put here.
+          omega: frequencies (T,) for each of :attr:`task_layers`.
+
+        Returns:
+          (B, L, d); rows of padding mean nothing. With task kernels of T tasks B is a multiple of
+          T, and the texts are those of the tasks in turn.
+
+        Raises:
+          DataError: more tokens than there are places.
+        """
+        if ids.shape[1] > self.longest:
+            raise DataError(
+                f"texts are {ids.shape[1]} tokens long, expected at most {self.longest}, the "
+                "places of this encoder; cut them"
+            )
+        mask = mask.astype(bool)
+        segments = jnp.zeros_like(ids) if segments is None else segments
+        places = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+        if self.padding is not None:
+            counted = ids != self.padding
+            places = jnp.cumsum(counted, axis=1) * counted + self.padding
+        x = self.embeddings(ids, places, segments)
+        if keys is not None:
+            x = dropout(x, self.dropout, folded_keys(keys, _SALTS["embeddings"]))
+        for number, layer in enumerate(self.layers):
+            own = None if keys is None else folded_keys(keys, 16 + number)
+            x = layer(x, mask, own, end, omega or {})
         return x
+
+    def diagnostics(self, omega: Frequencies) -> dict[str, Any]:
+        """Diagnostics of every task kernel, ``layer{n}/{name}``."""
+        if self.update.task is None:
+            return {}
+        return {
+            name: values
+            for layer in self.layers
+            for name, values in layer.task_diagnostics(omega).items()
+        }
+
+
+def in_turn(x: Array, kernels: Array) -> Array:
+    """Texts of S tasks in turn, each under the kernel of its task, in one batched product.
+
+    Args:
+      x: (B, L, in), of which text b belongs to task ``b % S``.
+      kernels: (S, in, out).
+
+    Returns:
+      (B, L, out).
+    """
+    if len(kernels) == 1:
+        return x @ kernels[0]
+    grouped = x.reshape(-1, len(kernels), *x.shape[1:])
+    return jnp.einsum("btlc,tcd->btld", grouped, kernels).reshape(*x.shape[:-1], -1)
 
 
 def mean_pool(x: Array, mask: Array) -> Array:
-    """The mean over the tokens (B, T, d) that are no padding, (B, d) float32 at least."""
+    """The mean over the tokens (B, L, d) that are no padding, (B, d) float32 at least."""
     kept = mask.astype(jnp.promote_types(x.dtype, jnp.float32))[..., None]
     return (x * kept).sum(axis=1) / jnp.maximum(kept.sum(axis=1), 1)
 
 
-def _folded(keys: Array, salt: int) -> Array:
+def folded_keys(keys: Array, salt: int) -> Array:
+    """Independent keys (B,) out of keys (B,)."""
     return jax.vmap(lambda key: jax.random.fold_in(key, salt))(keys)

@@ -2,7 +2,8 @@
 
     model = AdaptedBert(bert, names=("sst2", "mrpc", "rte"), hidden=48)
     model.apply(variables, ids, mask, how=Only("rte"))            # one adapter
-    model.apply(variables, ids, mask, how=ByTask(task_ids))       # each text its own, one product
+    model.apply(variables, ids, mask, how=ByTask(task_ids))       # each text its own
+    model.apply(variables, ids, mask, how=InTurn())               # texts of the tasks in turn
     model.apply(variables, ids, mask, how=Stack(Only("sst2"), Only("rte")))
     model.apply(variables, ids, mask, how=Fuse())                 # attention over all of them
 
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 from sinewich_jax.core import adapters as core
 from sinewich_jax.core.adapters import Bottleneck, FusionKernels
 from sinewich_jax.errors import ConfigError, did_you_mean
-from sinewich_jax.nn.bert import ACTIVATIONS, PLACES, Bert, Norm, plain_end
+from sinewich_jax.nn.bert import ACTIVATIONS, PLACES, Bert, Frequencies, Norm, plain_end
 
 Array = jax.Array
 Dtype = Any
@@ -205,6 +206,25 @@ class ByTask:
 
 
 @dataclasses.dataclass(frozen=True)
+class InTurn:
+    """Samples of the N tasks in turn, each through the adapter of its task: one batched product.
+
+    Sample b has the adapter ``b % N``.
+    """
+
+    def updates(self, site: Site) -> tuple[core.Update, ...]:
+        """The ``up`` of each sample's adapter."""
+        run = functools.partial(core.bottleneck, activation=site.activation, scale=site.scale)
+
+        def update(h: Array) -> Array:
+            grouped = h.reshape(-1, len(site.names), *h.shape[1:])
+            made = jax.vmap(lambda one, x: run(x, one).up, (0, 1), 1)(site.many, grouped)
+            return made.reshape(h.shape)
+
+        return (update,)
+
+
+@dataclasses.dataclass(frozen=True)
 class Average:
     """The mean of what several adapters add.
 
@@ -254,21 +274,23 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Fuse:
-    """The attention of each token over all adapters.
+    """The attention of each token over adapters.
 
     Attributes:
       form: ``"bottleneck"``, ``"folded"`` or ``"reference"``, equal but for rounding.
       temperature: divides the scores.
+      names: of the adapters, to leave some out after training; None for all.
     """
 
     form: str = "bottleneck"
     temperature: float = 1.0
+    names: tuple[str, ...] | None = None
 
     def updates(self, site: Site) -> tuple[core.Update, ...]:
         """The context of the attention."""
         if site.kernels is None:
             raise ConfigError("there is no fusion in this network; make it with fused=True")
-        kernels, many = site.kernels, site.many
+        kernels, many = site.kernels, site.chosen(self.names)
 
         def update(h: Array) -> Array:
             if self.form == "bottleneck":
@@ -324,7 +346,7 @@ class AdaptedBert(nn.Module):
 
     Attributes:
       bert: the encoder.
-      names: of the adapters.
+      names: of the adapters; () for none.
       hidden: m, width of their bottlenecks.
       placement: one of :data:`PLACEMENTS`.
       fused: whether there is a fusion at every place.
@@ -344,7 +366,7 @@ class AdaptedBert(nn.Module):
             raise ConfigError(
                 f"placement is {self.placement!r}{did_you_mean(self.placement, PLACEMENTS)}"
             )
-        if not self.names or len(set(self.names)) < len(self.names):
+        if len(set(self.names)) < len(self.names) or (self.fused and not self.names):
             raise ConfigError(f"the adapters are {self.names}; expected names, each once")
         self.encoder = self.bert.clone(parent=None, name="encoder")
         width, kept = self.bert.width, PLACEMENTS[self.placement]
@@ -362,6 +384,8 @@ class AdaptedBert(nn.Module):
     @property
     def sites(self) -> tuple[str, ...]:
         """The places that have adapters, ``"layer0_output"`` and so on."""
+        if not self.names:
+            return ()
         layers = (n for n in range(self.bert.depth) if n not in self.dropped)
         places = PLACEMENTS[self.placement].places
         return tuple(f"layer{n}_{place}" for n in layers for place in places)
@@ -373,6 +397,7 @@ class AdaptedBert(nn.Module):
         segments: Array | None = None,
         keys: Array | None = None,
         how: Composition | None = None,
+        omega: Frequencies | None = None,
     ) -> Encoded:
         """Encodes a batch of texts.
 
@@ -382,6 +407,7 @@ class AdaptedBert(nn.Module):
           segments: as there.
           keys: as there.
           how: the composition; None fuses where there is fusion, else averages.
+          omega: as there.
 
         Raises:
           ConfigError: an adapter that is not there, or a fusion.
@@ -406,5 +432,9 @@ class AdaptedBert(nn.Module):
             )
             return kept.end(x, residual, norm, *how.updates(site))
 
-        hidden = self.encoder(ids, mask, segments, keys, end)
+        hidden = self.encoder(ids, mask, segments, keys, end, omega)
         return Encoded(hidden, attention)
+
+    def diagnostics(self, omega: Frequencies) -> dict[str, Any]:
+        """Diagnostics of every task kernel of the encoder, ``layer{n}/{name}``."""
+        return self.encoder.diagnostics(omega)

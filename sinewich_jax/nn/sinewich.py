@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from sinewich_jax.nn.clock import Clock, ClockSpec
 from sinewich_jax.nn.decoder import Decoder, DecoderSpec
 from sinewich_jax.nn.resize import resize_bilinear
+from sinewich_jax.nn.task_kernel import switching_report
 from sinewich_jax.nn.tokens import TaskTokens
 
 Array = jax.Array
@@ -24,6 +25,7 @@ BACKBONE_ADAPTERS = (
     r"backbone/.*/lora_(up|down)",
     r"backbone/.*/task/.*",
     r"backbone/.*/token_norm/(scale|bias)",
+    r"backbone/(adapters|fusion)_.*",
 )
 ADAPTERS = (
     *BACKBONE_ADAPTERS,
@@ -169,20 +171,6 @@ class MultiTaskModel(nn.Module):
         return self.backbone(image, omega, keys, self.task_tokens())
 
     def diagnostics(self) -> dict[str, dict[str, Array]]:
-        """What tells whether switching happens.
-
-        Returns:
-          ``omega`` {layer: (T,)}, and of the layers with task kernels ``modulation_index``
-          {layer: (T,)} (sine rules only), ``pairwise_cosine`` {layer: (T, T)} between the tasks'
-          updates, and ``update_cosine`` {layer: ()}, its mean over pairs.
-        """
+        """What tells whether switching happens, see :func:`switching_report`."""
         omega = self.frequencies()
-        layers = self.backbone.diagnostics(omega)
-        kinds = ("modulation_index", "pairwise_cosine", "update_cosine")
-        return {
-            "omega": omega,
-            **{
-                kind: {name: values[kind] for name, values in layers.items() if kind in values}
-                for kind in kinds
-            },
-        }
+        return switching_report(omega, self.backbone.diagnostics(omega))

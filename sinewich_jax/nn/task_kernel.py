@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -248,3 +249,27 @@ class TaskKernel(nn.Module):
             "pairwise_cosine": sine.kernel_cosine(updates),
             "update_cosine": sine.mean_pairwise_cosine(updates),
         }
+
+
+def switching_report(
+    omega: Mapping[str, Array], layers: Mapping[str, Mapping[str, Array]]
+) -> dict[str, dict[str, Array]]:
+    """What tells whether switching happens in a model.
+
+    Args:
+      omega: frequencies (T,) by layer.
+      layers: by layer, what :meth:`TaskKernel.diagnostics` returns.
+
+    Returns:
+      ``omega`` {layer: (T,)}, and of the layers with task kernels ``modulation_index``
+      {layer: (T,)} (sine rules only), ``pairwise_cosine`` {layer: (T, T)} between the tasks'
+      updates, and ``update_cosine`` {layer: ()}, its mean over pairs.
+    """
+    kinds = ("modulation_index", "pairwise_cosine", "update_cosine")
+    return {
+        "omega": dict(omega),
+        **{
+            kind: {name: values[kind] for name, values in layers.items() if kind in values}
+            for kind in kinds
+        },
+    }
