@@ -7,7 +7,6 @@ data, a full disk or a NaN loss is one line on stderr and exit code 2.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -82,7 +81,7 @@ def _run() -> int:
             experiments = [add_task.plan(config)[1]]
         else:
             # Which weights the backbone starts from does not change its size, and may be absent.
-            shapes = dataclasses.replace(config, backbone_weights="random")
+            shapes = build.for_shapes(config)
             runs = single_task.task_configs(shapes).values() if is_single else [shapes]
             experiments = [build.experiment(run) for run in runs]
         each = [setup.parameter_counts(experiment) for experiment in experiments]

@@ -21,6 +21,7 @@ The words are joined by commas after the name of a config, later ones changing e
     mtlora_plus         MTLoRA+: LoRA in patch merging as well, which is frozen then
     tadformer           TADFormer: task tokens and dynamic filters
     tadformer_static    the same with the static filters of the authors' release
+    adapters            a bottleneck adapter a task (Pfeiffer), see also adapters.placement
     decoder_only        no adapters: heads on frozen features
     full_ft             everything trained from the pretrained backbone
     single_task         the same once for each task, one run after another in WORKDIR/<task>
@@ -68,6 +69,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "mtlora_plus": {"method": "mtlora_plus", **_PLUS},
     "tadformer": {"method": "tadformer", **_PLUS},
     "tadformer_static": {"method": "tadformer", "filter": "static", **_PLUS},
+    "adapters": {"method": "adapters", **_PLAIN},
     "decoder_only": {"method": "decoder_only"},
     "full_ft": {"method": "full_ft", **_OWN_DECODERS},
     "single_task": {"method": "single_task", **_OWN_DECODERS},

@@ -19,6 +19,8 @@ _HOMES = {
     "markdown_table": "tables",
     "mean_spread": "tables",
     "result_page": "results",
+    "write_answers": "answers",
+    "write_attention": "attention",
     "write_curves": "curves",
     "write_diagnostics": "diagnostics",
     "write_overview": "overview",

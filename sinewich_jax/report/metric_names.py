@@ -34,6 +34,15 @@ _NAMES = {
     "ods_images": ("images matched for odsF", ""),
     "ods_ap": ("average precision of matching", "area under precision against recall"),
     "ap": ("average precision", "area under precision against recall"),
+    "accuracy": ("accuracy", "share of texts with the right answer"),
+    "f1": ("F1", "of class 1 of two; of more classes the mean over those that occur"),
+    "matthews": (
+        "Matthews correlation",
+        "of labels and answers, R_K for any number of classes; 0 where either are of one class",
+    ),
+    "spearman": ("Spearman correlation", "of ranks; equal values share their mean rank"),
+    "pearson": ("Pearson correlation", "of labels and answers"),
+    "mse": ("squared error", "mean (z - y)^2, in squared units of the label"),
 }
 
 # Metrics whose unit is not a fraction; a task's own unit is that of its primary metric.

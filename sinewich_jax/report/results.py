@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sinewich_jax import config as configs
 from sinewich_jax import storage
@@ -17,6 +17,28 @@ NOT_KNOWN = "not known"
 UNDEFINED = "undefined"
 PAGE = "results.md"
 OVERVIEW = "panels/overview.png"
+ANSWERS = "panels/answers.md"
+ATTENTION = "diagnostics/attention.png"
+
+
+class _Words(NamedTuple):
+    """How a page speaks of what a run reads.
+
+    Attributes:
+      constant: what the mean label does without.
+      step: what a step has so many of.
+      speed: what a second has so many of.
+    """
+
+    constant: str
+    step: str
+    speed: str
+
+
+_WORDS = {
+    "image": _Words("looks at no image", "images a step", "images/s"),
+    "text": _Words("reads no text", "texts of each task a step", "texts/s of each task"),
+}
 
 
 def write_results(workdir: str | os.PathLike[str], results: Mapping[str, Any]) -> Path:
@@ -38,9 +60,12 @@ def write_results(workdir: str | os.PathLike[str], results: Mapping[str, Any]) -
         pictures[OVERVIEW] = "Predictions above, ground truth below"
     if (drawn := curves.write_curves(workdir)) is not None:
         pictures[drawn.name] = "Training curves"
+    if (workdir / ATTENTION).exists():
+        pictures[ATTENTION] = "What the fusion attends to, by layer and adapter"
     config_file = workdir / "config.json"
     config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.exists() else {}
-    storage.write_text(workdir / PAGE, result_page(results, config, pictures))
+    answers = ANSWERS if (workdir / ANSWERS).exists() else None
+    storage.write_text(workdir / PAGE, result_page(results, config, pictures, answers))
     return workdir / PAGE
 
 
@@ -48,6 +73,7 @@ def result_page(
     results: Mapping[str, Any],
     config: Mapping[str, Any] | None = None,
     pictures: Mapping[str, str] | None = None,
+    answers: str | None = None,
 ) -> str:
     """The page as Markdown.
 
@@ -56,11 +82,13 @@ def result_page(
         "reference", "all"}}, "delta_m": percent or None, ...}``. Everything else is optional:
         ``trainable``, ``total``, ``protocol``, ``method``, ``steps``, ``seed``, ``switching``,
         ``notes`` (what the data set decided on reading, by name), ``train_seconds``,
-        ``images_per_second``, ``command``.
+        ``images_per_second``, ``command``, ``inputs`` (what the model reads, ``"image"`` or
+        ``"text"``; left out, images).
       config: content of ``config.json``.
       pictures: relative path and description of pictures to show.
+      answers: relative path of a page of texts and answers.
     """
-    config = config or {}
+    config, words = config or {}, _WORDS[results.get("inputs", "image")]
     title = ", ".join(
         str(part)
         for part in (
@@ -70,12 +98,14 @@ def result_page(
         )
         if part is not None
     )
-    parts = [f"# Results{f': {title}' if title else ''}\n", _primary_table(results["tasks"])]
+    parts = [f"# Results{f': {title}' if title else ''}\n", _primary_table(results["tasks"], words)]
     parts.append(_delta_line(results))
-    parts.append("".join(f"* {line}\n" for line in _facts(results, config)))
+    parts.append("".join(f"* {line}\n" for line in _facts(results, config, words)))
     if "command" in results:
         parts.append(tables.command_block(results["command"]))
     parts.extend(f"![{text}]({path})\n" for path, text in (pictures or {}).items())
+    if answers is not None:
+        parts.append(f"Some texts, and what the model said of them: [answers]({answers}).\n")
     parts.append("## All metrics\n")
     parts.append(_all_table(results["tasks"]))
     parts.append(_class_lines(results["tasks"]))
@@ -105,7 +135,7 @@ def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _primary_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+def _primary_table(tasks: Mapping[str, Mapping[str, Any]], words: _Words) -> str:
     rows = []
     for name, row in tasks.items():
         unit, up = row["unit"], row["higher_is_better"]
@@ -124,7 +154,7 @@ def _primary_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
     headers = ("task", "metric", "value", "mean label", "ratio", "single task", "change")
     legend = (
         "↑ more is better, ↓ less is better. *Mean label*: the constant prediction made of the "
-        "training labels, which looks at no image; *ratio*: value over mean label. *Single task*: "
+        f"training labels, which {words.constant}; *ratio*: value over mean label. *Single task*: "
         "a model trained for that task alone; *change*: relative to it, positive is better.\n"
     )
     return tables.markdown_table(headers, rows, "llrrrrr") + "\n" + legend
@@ -145,7 +175,7 @@ def _delta_line(results: Mapping[str, Any]) -> str:
     )
 
 
-def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+def _facts(results: Mapping[str, Any], config: Mapping[str, Any], words: _Words) -> list[str]:
     lines = []
     if "trainable" in results and "total" in results:
         trainable, total = results["trainable"], results["total"]
@@ -158,7 +188,7 @@ def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
         of = f" of {planned}" if planned != results["steps"] else ""
         protocol.append(f"after {results['steps']}{of} steps")
     if "batch_size" in config:
-        protocol.append(f"{config['batch_size']} images a step")
+        protocol.append(f"{config['batch_size']} {words.step}")
     if "seed" in results:
         protocol.append(f"seed {results['seed']}")
     if protocol:
@@ -179,7 +209,7 @@ def _facts(results: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
     if _known(results.get("train_seconds")):
         speed.append(f"{_duration(results['train_seconds'])} of wall time")
     if _known(results.get("images_per_second")):
-        speed.append(f"{results['images_per_second']:.1f} images/s")
+        speed.append(f"{results['images_per_second']:.1f} {words.speed}")
     if speed:
         lines.append("Training: " + ", ".join(speed))
     switching = results.get("switching") or {}

@@ -1,209 +1,25 @@
-"""From a config to a model, its tasks, its data and its optimizer: the one place that knows all."""
+"""From a config to an experiment: the one place that knows every kind."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import optax
-from jax.sharding import PartitionSpec
-
-from sinewich_jax import data, tasks
+from sinewich_jax import data
 from sinewich_jax.config import Config
-from sinewich_jax.core import trees
-from sinewich_jax.core.weighting import Weighting
 from sinewich_jax.core.weighting import make as make_weighting
 from sinewich_jax.errors import ConfigError
-from sinewich_jax.nn.mtlora import MTLoRASpec
 from sinewich_jax.nn.sinewich import MultiTaskModel, path_rules
-from sinewich_jax.nn.task_kernel import TaskSpec
-from sinewich_jax.train import merge_item, networks
-
-# Matrices without weight decay.
-_UNDECAYED = r"clock/.*|tokens/start|.*/task/.*|.*bias.*"
-# Methods that train the whole backbone.
-_FULL = ("full_ft", "single_task", "scratch")
-CALIBRATION_EXAMPLES = 64
-
-# The two wide kernels of an MLP are cut so that a block needs one reduction: fc1 by columns, fc2 by
-# rows (Megatron-LM, Shoeybi et al. 2019). The fused qkv stays whole: its columns are thirds of
-# heads, which a mesh axis does not divide evenly in every stage. All that trains stays whole: it is
-# small.
-SHARDING_RULES = (
-    (r"backbone/stage\d+_block\d+/fc1/kernel", PartitionSpec(None, "model")),
-    (r"backbone/stage\d+_block\d+/fc1/bias", PartitionSpec("model")),
-    (r"backbone/stage\d+_block\d+/fc2/kernel", PartitionSpec("model", None)),
-    (r".*", PartitionSpec()),
+from sinewich_jax.train import networks, texts
+from sinewich_jax.train.experiment import (
+    FULL,
+    OWN_RULES,
+    Experiment,
+    make_task,
+    open_source,
+    own_rows,
 )
 
-# What belongs to one task alone learns from that task's loss; gradient surgery is for the rest.
-OWN_RULES = (r"decoder/output_[a-z_]+",)
-
-
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Everything that the training loop needs to know about a run.
-
-    Attributes:
-      config: the run.
-      model: the Linen model; ``model.apply(variables, image, train=..., keys=...)``.
-      tasks: in the order of every task axis.
-      rules: which parameters are trained.
-      weighting: how the losses of the tasks, times their weights, become one step.
-      sharding_rules: where parameters lie on the mesh.
-      own_rules: regular expressions of the paths of parameters that belong to one task alone.
-      sources: examples by part (``"train"``, ``"eval"``); a part that is not here is opened by the
-        name in the config.
-      start: variables by path (``params/backbone/...``) that take the place of initial ones.
-    """
-
-    config: Config
-    model: MultiTaskModel
-    tasks: tuple[tasks.Task, ...]
-    rules: tuple[tuple[str, str], ...]
-    weighting: Weighting
-    sharding_rules: tuple[tuple[str, PartitionSpec], ...] = SHARDING_RULES
-    own_rules: tuple[str, ...] = OWN_RULES
-    sources: Mapping[str, data.DataSource] = dataclasses.field(default_factory=dict, compare=False)
-    start: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
-
-    @property
-    def augment(self) -> data.Augment | None:
-        """Joint augmentation of training examples; None when nothing is asked for."""
-        augment = data.Augment(**dataclasses.asdict(self.config.augment))
-        return None if augment == data.Augment() else augment
-
-    @functools.cached_property
-    def train_source(self) -> data.DataSource:
-        """The training examples; opened (and, for scenes, rendered once) on first use."""
-        return self._source("train", self.config.image_size)
-
-    @functools.cached_property
-    def eval_source(self) -> data.DataSource:
-        """The evaluation examples."""
-        return self._source("eval", self.config.image_size)
-
-    @functools.cached_property
-    def original_source(self) -> data.DataSource:
-        """The evaluation examples with labels of the size that they came in."""
-        size = self.config.image_size
-        own = size if "eval" not in self.sources and data.is_rendered(self.config.data) else None
-        return data.OriginalLabels(self._source("eval", own), size)
-
-    def _source(self, part: str, size: tuple[int, int] | None) -> data.DataSource:
-        if part in self.sources:
-            source, name = self.sources[part], f"the {part} source"
-            source = data.fit(source, self.config.tasks, size)
-        else:
-            source, name = open_source(self.config, part, size), f"data set {self.config.data!r}"
-        for task in self.tasks:
-            if source.channels[task.name] != task.channels:
-                raise ConfigError(
-                    f"{name} needs a head of {source.channels[task.name]} channels for task "
-                    f"{task.name!r}, but the config gives it {task.channels}; set the config key "
-                    f"channels.{task.name}={source.channels[task.name]}"
-                )
-        return source
-
-    def normalise(self, image: jax.Array) -> jax.Array:
-        """uint8 [..., 3] to the float32 that the backbone expects."""
-        backbone = type(self.model.backbone)
-        mean, std = jnp.asarray(backbone.image_mean), jnp.asarray(backbone.image_std)
-        return (image.astype(jnp.float32) / 255.0 - mean) / std
-
-    def init(self) -> dict[str, Any]:
-        """Fresh variables, with the pretrained backbone in place.
-
-        Made to be traced, by ``jax.jit`` for the variables or ``jax.eval_shape`` for their shapes:
-        the random numbers that pretrained weights replace are then never drawn.
-        """
-        height, width = self.config.image_size or (64, 64)
-        image = jnp.zeros((1, height, width, 3))
-        key = jax.random.key(self.config.seed)
-        streams = {"params": key, "anchor": jax.random.fold_in(key, 1)}
-        variables = dict(self.model.init(streams, image))
-        pretrained = networks.backbone_weights(self.config)
-        if pretrained is not None:
-            flat = trees.flatten_paths(variables["params"])
-            flat.update(networks.matched(pretrained, flat))
-            variables = {**variables, "params": trees.unflatten_paths(flat)}
-        if not self.start:
-            return variables
-        return trees.unflatten_paths({**trees.flatten_paths(variables), **self.start})
-
-    def calibrated(self, init: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Starts the heads at the mean label, so that no step is spent on learning a constant.
-
-        The bias of a head becomes its task's best constant output on the first training examples.
-        Without it a depth head takes a hundred steps to learn that scenes are four metres away.
-
-        Args:
-          init: makes the variables; called after the data has been opened, so that data which is
-            absent is told before anything is compiled.
-        """
-        if self.config.output_bias == "zero":
-            return init()
-        source = self.train_source
-        examples = [source[i] for i in range(min(len(source), CALIBRATION_EXAMPLES))]
-        variables = init()
-        decoder = dict(variables["params"]["decoder"])
-        for task in self.tasks:
-            mean = task.mean_label(
-                [example["labels"][task.name] for example in examples],
-                [example["valid"][task.name] for example in examples],
-            )
-            name = f"output_{task.name}_bias"
-            decoder[name] = jnp.asarray(task.best_constant(mean), decoder[name].dtype)
-        return {**variables, "params": {**variables["params"], "decoder": decoder}}
-
-    def mergeable(self, path: str) -> bool:
-        """Whether runs of other tasks have the parameter ``path`` too, so that it can be merged."""
-        return merge_item.is_mergeable(path, own_rows(self.model))
-
-    def optimizer(self, config: Config, abstract_params: Any) -> optax.GradientTransformation:
-        """AdamW with a cosine, rates of their own for adapters and decoder, decay of plain kernels.
-
-        Neither clock and tokens nor the task kernels decay: pulling an anchored kernel towards zero
-        would pull it away from its anchor. Beside it the curvature is kept that merging reads
-        (:mod:`sinewich_jax.train.merge_item`).
-        """
-        schedule = optax.warmup_cosine_decay_schedule(
-            init_value=0.0,
-            peak_value=config.learning_rate,
-            warmup_steps=min(config.warmup_steps, config.steps - 1),
-            decay_steps=config.steps,
-            end_value=0.01 * config.learning_rate,
-        )
-        multipliers = (
-            (r"backbone/.*/task/.*", config.task_lr_mult),
-            (r"backbone/.*/lora_(up|down)", config.adapter_lr_mult),
-            (r"decoder/.*", config.decoder_lr_mult),
-            (r".*", 1.0),
-        )
-
-        def first_match(path: str) -> float:
-            return next(value for rule, value in multipliers if re.fullmatch(rule, path))
-
-        rates = trees.map_paths(lambda path, _: first_match(path), abstract_params)
-        decays = trees.map_paths(
-            lambda path, leaf: leaf.ndim > 1 and not re.fullmatch(_UNDECAYED, path),
-            abstract_params,
-        )
-        tx = optax.chain(
-            optax.clip_by_global_norm(config.clip_norm),
-            optax.scale_by_adam(),
-            optax.add_decayed_weights(config.weight_decay, mask=decays),
-            optax.stateless(
-                lambda updates, _: jax.tree.map(lambda u, rate: u * rate, updates, rates)
-            ),
-            optax.scale_by_learning_rate(schedule),
-        )
-        return merge_item.track(tx, config, abstract_params, self.mergeable)
+__all__ = ["Experiment", "experiment", "for_shapes", "new_task_rules", "open_source", "own_rows"]
 
 
 def experiment(
@@ -221,13 +37,15 @@ def experiment(
     Raises:
       ConfigError: words or sizes that do not fit together, an unknown weighting or option of it.
     """
+    if texts.is_text(config):
+        return texts.experiment(config, train_source, eval_source)
     if config.method == "single_task" and len(config.tasks) > 1:
         raise ConfigError(
             f"method 'single_task' trains one network a task, found {len(config.tasks)} tasks in "
             "one run; train with train.py, which makes a run of each, or name one task"
         )
-    made = tuple(_task(config, name) for name in config.tasks)
-    groups = ("all",) if config.method in _FULL else config.trainable
+    made = tuple(make_task(config, name) for name in config.tasks)
+    groups = ("all",) if config.method in FULL else config.trainable
     given = {"train": train_source, "eval": eval_source}
     sources = {part: source for part, source in given.items() if source is not None}
     weighting = make_weighting(config.weighting, len(made), **dict(config.weighting_options))
@@ -236,65 +54,16 @@ def experiment(
     return Experiment(config, network, made, rules, weighting, sources=sources)
 
 
-def own_rows(network: MultiTaskModel) -> tuple[str, ...]:
-    """Patterns of the parameters with one row a task; what one task owns, its head apart."""
-    rows = [r"decoder/(project\d+|base_bias)", r"decoder/norm/(scale|bias|mean|var)"]
-    rows += [r"clock/(tokens|omega_\w+)", r"backbone/.*/task/gain"]
-    if network.decoder.base == "independent":
-        rows.append(r"decoder/base")
-    task = network.backbone.task
-    if isinstance(task, MTLoRASpec) or (isinstance(task, TaskSpec) and task.copies is not None):
-        rows.append(r"backbone/.*/task/(up|down|conv|factors/up|factors/down)")
-    return tuple(rows)
+def for_shapes(config: Config) -> Config:
+    """The config of the same network that needs no file of weights.
+
+    Of a text encoder it is the same config, whose weights are not read before a run begins.
+    """
+    is_text = texts.is_text(config)
+    return config if is_text else dataclasses.replace(config, backbone_weights="random")
 
 
 def new_task_rules(network: MultiTaskModel) -> tuple[tuple[str, str], ...]:
     """Rules under which only what one task owns is trained."""
     own = (*own_rows(network), *OWN_RULES)
     return (*((pattern, "trainable") for pattern in own), (r".*", "frozen"))
-
-
-def _task(config: Config, name: str) -> tasks.Task:
-    task = tasks.make(name)
-    equal = config.weighting == "equal"
-    overrides: dict[str, Any] = {"weight": 1.0 if equal else config.loss_weight(name, task.weight)}
-    if name in dict(config.channels):
-        overrides["channels"] = dict(config.channels)[name]
-    if name in dict(config.loss_kinds):
-        if not hasattr(task, "loss_kind"):
-            raise ConfigError(
-                f"config key 'loss_kinds.{name}' is {dict(config.loss_kinds)[name]!r}, but the "
-                "loss of that task has one kind only"
-            )
-        overrides["loss_kind"] = dict(config.loss_kinds)[name]
-    return tasks.make(name, **overrides)
-
-
-def open_source(config: Config, part: str, size: tuple[int, int] | None) -> data.DataSource:
-    """Opens the ``train`` or ``eval`` part of the config's data set.
-
-    Args:
-      config: the run.
-      part: ``"train"`` or ``"eval"``.
-      size: (height, width) to resize to; None keeps the data set's own.
-
-    Raises:
-      ConfigError: the data set has no option that is asked for (``depth_unit``, ``allow_missing``,
-        ``depth_target``).
-      DataError: the data is absent or not what it should be.
-    """
-    training = part == "train"
-    # Given only where they are asked for, because most sets have no such option.
-    options: dict[str, Any] = {"allow_missing": True} if config.allow_missing else {}
-    options |= {"depth_unit": config.depth_unit} if config.depth_unit else {}
-    options |= {"target": config.depth_target} if config.depth_target else {}
-    return data.load(
-        config.data,
-        "train" if training else config.eval_split or data.default_eval_split(config.data),
-        data_dir=config.data_dir,
-        tasks=config.tasks,
-        image_size=size,
-        channels=dict(config.channels),
-        size=config.train_size if training else config.eval_size,
-        **options,
-    )

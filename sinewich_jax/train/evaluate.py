@@ -69,6 +69,11 @@ class Evaluator:
             return self.source
         return self._experiment.original_source
 
+    @property
+    def is_dense(self) -> bool:
+        """Whether labels are maps, which can be shown as pictures."""
+        return all(isinstance(task, tasks.DenseTask) for task in self._experiment.tasks)
+
     @functools.cached_property
     def tasks(self) -> tuple[tasks.Task, ...]:
         """The tasks with the class names of the data set, for people to read."""
@@ -81,11 +86,16 @@ class Evaluator:
         )
 
     @property
-    def pixels(self) -> str:
-        """The size at which images are seen and labels scored, for people to read."""
+    def seen(self) -> str:
+        """What is scored and at which size, for people to read."""
+        count = len(self.source)
+        if not self.is_dense:
+            tokens = self.source[0]["text"]["ids"].shape[-1]
+            return f"at most {count} evaluation texts of each task, of at most {tokens} tokens"
         height, width = self.source[0]["image"].shape[:2]
-        seen = f"{height} x {width} pixels"
-        return seen if self._resolution == "train" else f"{seen}, scored at their original size"
+        seen = f"{count} evaluation examples of {height} x {width} pixels"
+        scored = "" if self._resolution == "train" else ", scored at their original size"
+        return f"{seen}{scored}, single scale, no test-time augmentation"
 
     def score(self, state: states.TrainState, constants: Any) -> Scores:
         """Every metric of every task on the whole evaluation set: ``{task: {metric: value}}``."""
@@ -111,8 +121,8 @@ class Evaluator:
         return merge_states(
             self.tasks,
             (
-                self._measure(answers._logits(state, constants, batch["image"]), batch)
-                for batch in self._batches(rows)
+                self._measure(answers._logits(state, constants, batch), batch)
+                for batch in self.batches(rows)
             ),
         )
 
@@ -136,9 +146,7 @@ class Evaluator:
         with progress_bar("boundaries", len(self.source)) as advance:
             for batch in self._host_batches(self.scored):
                 placed = parallel.put_batch(batch, self._mesh)
-                logits = steps.at_label_size(
-                    self._logits(state, constants, placed["image"]), placed
-                )
+                logits = steps.at_label_size(self._logits(state, constants, placed), placed)
                 frame = batch["valid"][edges[0].name].shape[1:]
                 sizes = batch.get("size", [frame] * len(batch["image"]))
                 for task in edges:
@@ -188,7 +196,7 @@ class Evaluator:
             },
             self._mesh,
         )
-        batches = (self._measure(logits, batch) for batch in self._batches())
+        batches = (self._measure(logits, batch) for batch in self.batches())
         scores = compute_scores(self.tasks, merge_states(self.tasks, batches))
         if parallel.is_main_process():
             storage.write_json(path, {"origin": origin, "scores": finite(scores)})
@@ -202,15 +210,15 @@ class Evaluator:
         Only of the rows that this process feeds; the main process holds the first ones.
         """
         host = next(self._host_batches(self.source))
-        logits = self._logits(state, constants, parallel.put_batch(host["image"], self._mesh))
+        logits = self._logits(state, constants, parallel.put_batch(host, self._mesh))
         predictions = {
             task.name: np.asarray(task.predict(_local_rows(logits[task.name])))
             for task in self._experiment.tasks
         }
-        count = min(count, len(self.source), len(host["image"]))
+        count = min(count, len(self.source), len(host["index"]))
         return [
             {
-                "image": host["image"][row],
+                **self._experiment.shown(self.source, int(host["index"][row])),
                 "labels": {name: value[row] for name, value in host["labels"].items()},
                 "valid": {name: value[row] for name, value in host["valid"].items()},
                 "predictions": {name: value[row] for name, value in predictions.items()},
@@ -219,8 +227,9 @@ class Evaluator:
             for row in range(count)
         ]
 
-    def _logits(self, state: states.TrainState, constants: Any, image: jax.Array) -> Any:
-        return self._forward(state.params, state.model_state, constants, image)
+    def _logits(self, state: states.TrainState, constants: Any, batch: Any) -> Any:
+        inputs = batch[self._experiment.inputs]
+        return self._forward(state.params, state.model_state, constants, inputs)
 
     def _host_batches(self, source: Any) -> Iterator[Any]:
         return pipeline.eval_batches(
@@ -230,7 +239,8 @@ class Evaluator:
             local=parallel.local_slice(self._mesh, self._batch_size),
         ).iterate()
 
-    def _batches(self, rows: Sequence[int] | None = None) -> Iterator[Any]:
+    def batches(self, rows: Sequence[int] | None = None) -> Iterator[Any]:
+        """The evaluation batches on the mesh; of some examples only, by their places."""
         source = self.scored if rows is None else Subset(self.scored, rows)
         batches = self._host_batches(source)
         return (parallel.put_batch(batch, self._mesh) for batch in batches)
@@ -349,10 +359,8 @@ def report_run(
         evaluator.baseline(config, workdir),
         references,
         **setup.counts,
-        protocol=(
-            f"{_origin(config)}: {len(source)} evaluation examples of {evaluator.pixels}, "
-            "single scale, no test-time augmentation"
-        ),
+        protocol=f"{_origin(config)}: {evaluator.seen}",
+        inputs=setup.experiment.inputs,
         method=config.method,
         steps=int(state.step),
         seed=config.seed,
@@ -362,10 +370,12 @@ def report_run(
         **times,
     )
     examples = evaluator.examples(state, constants)
+    setup.experiment.leave(workdir, evaluator, state, constants)
     if parallel.is_main_process():
         from sinewich_jax import report  # Pillow, which nothing before needs
 
-        report.write_panels(workdir / workdirs.PANELS, task_list, examples)
+        write = report.write_panels if evaluator.is_dense else report.write_answers
+        write(workdir / workdirs.PANELS, task_list, examples)
         shown = {task.name: task.metric().chart(measured[task.name]) for task in task_list}
         report.write_diagnostics(
             workdir / workdirs.DIAGNOSTICS,

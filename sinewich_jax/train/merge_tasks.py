@@ -14,7 +14,6 @@ ordinary weights of the plain backbone; they are made leaf by leaf as the merge 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -102,7 +101,7 @@ def open_task(
             f"the run {workdir} has no adapters, so that its tasks share one backbone and none can "
             f"be chosen; leave out '@{task}'"
         )
-    model = build.experiment(dataclasses.replace(config, backbone_weights="random")).model
+    model = build.experiment(build.for_shapes(config)).model
     if reason := task_weights.obstacle(model):
         raise ConfigError(
             f"{reason}, so that task {task!r} of {workdir} makes no kernels of a plain backbone; "

@@ -15,6 +15,7 @@ from sinewich_jax.config import Config
 from sinewich_jax.core import trees
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn import mobilenet, swin
+from sinewich_jax.nn.bottleneck import BottleneckSpec
 from sinewich_jax.nn.clock import ClockSpec
 from sinewich_jax.nn.decoder import DecoderSpec
 from sinewich_jax.nn.mtlora import MTLoRASpec
@@ -33,7 +34,7 @@ _TASK_KINDS = {
     "lora_task": "task",
 }
 # What differs on a Swin only, by the config keys and words that ask for it.
-_SWIN_METHODS = ("mtlora", "mtlora_plus", "tadformer")
+_SWIN_METHODS = ("mtlora", "mtlora_plus", "tadformer", "adapters")
 _SWIN_VALUES = {"tokens": "vpt", "features": "merged"}
 # The Gaussian of the paper: size and sigma.
 _LOWPASS = (7, 1.0)
@@ -49,12 +50,17 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
     frequency = spec.frequency if config.method == "sine_lora" else None
     options: dict[str, Any] = {
         "task": spec,
-        "lora_rank": config.rank if spec is not None else 0,
+        "lora_rank": 0 if spec is None or config.method == "adapters" else config.rank,
         "lora_scale": config.scale,
         "lora_frequency": frequency,
         "task_axis": config.task_axis,
         "dtype": jnp.dtype(config.dtype),
     }
+    if config.method == "fusion":
+        raise ConfigError(
+            "config key 'method' is 'fusion', which composes the adapters of text encoders; found "
+            f"the task {config.tasks[0]!r}"
+        )
     if config.backbone == "mobilenet_v2":
         _refuse_swin_keys(config)
         backbone = mobilenet.MobileNetV2(**options)
@@ -74,14 +80,7 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
         raise ConfigError(
             f"config key 'backbone' is {config.backbone!r}{did_you_mean(config.backbone, known)}"
         )
-    clock = ClockSpec(
-        len(made),
-        kind=config.clock,
-        scope=config.frequency_scope,
-        scale=_CLOCK_SCALE[config.start],
-        hidden=config.clock_hidden,
-        offsets=config.clock_offsets or None,
-    )
+    clock = clock_part(config, len(made))
     decoder = DecoderSpec(
         channels=config.decoder_channels,
         hidden=config.decoder_hidden,
@@ -94,12 +93,31 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
     return MultiTaskModel(backbone, heads, clock, decoder, dtype=jnp.dtype(config.dtype))
 
 
+def clock_part(config: Config, tasks: int) -> ClockSpec:
+    """Where the frequencies of a config's tasks come from."""
+    return ClockSpec(
+        tasks,
+        kind=config.clock,
+        scope=config.frequency_scope,
+        scale=_CLOCK_SCALE[config.start],
+        hidden=config.clock_hidden,
+        offsets=config.clock_offsets or None,
+    )
+
+
 def task_part(config: Config, tasks: int) -> swin.Task | None:
     """How the tasks of a config part in the backbone; None where they share it."""
     if config.method in ("mtlora", "mtlora_plus"):
         return MTLoRASpec(tasks, rank=config.task_rank, scale=config.scale)
     if config.method == "tadformer":
         return TADFormerSpec(tasks, rank=config.rank, filter=config.filter)
+    if config.method == "adapters":
+        return BottleneckSpec(tasks, config.adapters.hidden, config.adapters.placement)
+    return kernel_part(config, tasks)
+
+
+def kernel_part(config: Config, tasks: int) -> TaskSpec | None:
+    """How kernels differ between the tasks of a config; None where they do not."""
     kind = _TASK_KINDS.get(config.method)
     if kind is None:
         return None

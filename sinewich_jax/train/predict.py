@@ -35,7 +35,7 @@ class Predictor:
       step: optimizer steps behind the weights.
 
     Raises:
-      ConfigError: a task that the run does not have.
+      ConfigError: a task that the run does not have, or a run on texts.
       CheckpointError: no run, or no whole checkpoint, in ``workdir``.
     """
 
@@ -47,6 +47,7 @@ class Predictor:
         experiment: Any = None,
     ) -> None:
         made = trained.read_trained(workdir, experiment)
+        made.check_images("predict")
         known = {task.name: task for task in made.experiment.tasks}
         for name in names or ():
             if name not in known:

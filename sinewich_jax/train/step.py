@@ -46,7 +46,8 @@ def make_train_step(
     (``experiment.own_rules``) then learn from the plain sum, which is that task's loss alone.
 
     Args:
-      experiment: its ``model``, ``tasks``, ``weighting``, ``own_rules`` and ``normalise`` are used.
+      experiment: its ``model``, ``tasks``, ``weighting``, ``own_rules``, ``inputs``, ``normalise``
+        and ``penalty`` are used.
       tx: the optimizer.
       placed: gives the shardings of state and constants.
       mesh: the mesh of the batch.
@@ -55,7 +56,8 @@ def make_train_step(
     Returns:
       ``step(state, constants, batch) -> (state, metrics)``.  The old state is donated.  metrics are
       replicated float32 scalars: ``loss`` (weighted), ``loss/<task>`` (unweighted), ``grad_norm``,
-      and with a weighting that changes ``weight/<task>``.
+      with a weighting that changes ``weight/<task>``, and ``penalty`` where there is one, which
+      ``loss`` leaves out.
     """
     tasks, model = experiment.tasks, experiment.model
     weighting, own_rules = experiment.weighting, experiment.own_rules
@@ -67,7 +69,7 @@ def make_train_step(
         variables = states.join_variables(params, state.model_state, constants)
         logits, mutated = model.apply(
             variables,
-            experiment.normalise(batch["image"]),
+            experiment.normalise(batch[experiment.inputs]),
             train=True,
             keys=random.sample_keys(seed, state.step, batch["index"]),
             mutable=list(states.MUTABLE),
@@ -101,6 +103,10 @@ def make_train_step(
         else:
             weights, memory = weighting.weigh(state.weighting, Signals(losses, None, key))
             (grads,) = backward(weights)
+        penalty = {}
+        if experiment.penalty is not None:
+            penalty["penalty"], more = jax.value_and_grad(experiment.penalty)(state.params)
+            grads = jax.tree.map(jnp.add, grads, more)
         # What else reads the gradients must not change how XLA rounds them.
         grads = jax.lax.optimization_barrier(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -117,6 +123,7 @@ def make_train_step(
         metrics = {
             "loss": losses @ weights,
             **{f"loss/{name}": loss for name, loss in plain.items()},
+            **penalty,
             "grad_norm": optax.tree.norm(grads),
         }
         if weighting.changes:
@@ -132,14 +139,15 @@ def make_train_step(
 
 
 def make_forward(experiment: Any, placed: states.Placed, mesh: Mesh) -> Callable[..., Any]:
-    """Builds ``forward(params, model_state, constants, image) -> {task: logits}`` in test mode.
+    """Builds ``forward(params, model_state, constants, inputs) -> {task: logits}`` in test mode.
 
-    The image is uint8 [B, H, W, 3]; logits are float32 [B, H, W, C], cut along the batch.
+    The inputs are what a batch holds for the model, ``batch[experiment.inputs]``; logits are
+    float32, cut along the batch.
     """
 
-    def forward(params: Any, model_state: Any, constants: Any, image: jax.Array) -> Any:
+    def forward(params: Any, model_state: Any, constants: Any, inputs: Any) -> Any:
         variables = states.join_variables(params, model_state, constants)
-        return experiment.model.apply(variables, experiment.normalise(image), train=False)
+        return experiment.model.apply(variables, experiment.normalise(inputs), train=False)
 
     shardings = placed.shardings
     return jax.jit(

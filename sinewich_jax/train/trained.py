@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import jax
 
 from sinewich_jax import storage
 from sinewich_jax.config import Config
-from sinewich_jax.errors import CheckpointError
+from sinewich_jax.errors import CheckpointError, ConfigError
 from sinewich_jax.train import checkpointing
 from sinewich_jax.train import state as states
 from sinewich_jax.train import workdir as workdirs
@@ -35,6 +34,22 @@ class Trained(NamedTuple):
     config: Config
     skipped: list[tuple[int, str]]
 
+    def check_images(self, verb: str) -> None:
+        """Refuses a run on texts.
+
+        Args:
+          verb: what knows images only.
+
+        Raises:
+          ConfigError: the tasks of the run read texts.
+        """
+        if self.experiment.inputs != "image":
+            raise ConfigError(
+                f"'sinewich {verb}' takes runs on images, and the tasks of this one "
+                f"({', '.join(task.name for task in self.experiment.tasks)}) read texts; expected "
+                "the work directory of another run"
+            )
+
 
 def read_trained(workdir: str | Path, experiment: Any = None) -> Trained:
     """Reads the newest whole checkpoint of a run.
@@ -52,7 +67,7 @@ def read_trained(workdir: str | Path, experiment: Any = None) -> Trained:
         from sinewich_jax.train import build
 
         # The weights that it started from are in the run's own base, and may be gone elsewhere.
-        experiment = build.experiment(dataclasses.replace(config, backbone_weights="random"))
+        experiment = build.experiment(build.for_shapes(config))
     params, model_state, _ = states.split_variables(
         jax.eval_shape(experiment.init), experiment.rules
     )

@@ -78,6 +78,9 @@ class FakeModel(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class FakeExperiment:
+    inputs = "image"
+    penalty = None
+
     model: nn.Module
     tasks: tuple[Any, ...]
     train_source: Any
@@ -106,6 +109,12 @@ class FakeExperiment:
 
     def mergeable(self, path: str) -> bool:
         return merge_item.is_mergeable(path, ())
+
+    def shown(self, source, index):
+        return {"image": source[index]["image"]}
+
+    def leave(self, workdir, evaluator, state, constants) -> None:
+        pass
 
     def normalise(self, image: jax.Array) -> jax.Array:
         return image.astype(jnp.float32) / 127.5 - 1.0

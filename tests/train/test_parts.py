@@ -380,7 +380,7 @@ def test_scores_at_the_original_resolution_are_those_of_predictions_resized_one_
             total = metric.merge(total, metric.update(logits, label[None], valid[None]))
         assert scores[task.name] == pytest.approx(metric.compute(total), rel=1e-5, nan_ok=True)
 
-    assert "scored at their original size" in evaluator.pixels
+    assert "scored at their original size" in evaluator.seen
     baseline = evaluator.baseline(config, tmp_path)
     assert baseline["depth"] != evaluate.Evaluator(run, 2).baseline(config, tmp_path)["depth"]
 

@@ -1,0 +1,200 @@
+"""Adapters as a run leaves them, in one file that knows its encoder, and as another composes them.
+
+A run with adapters writes :data:`FILE` beside its results: the adapters of its tasks, their fusion
+if it has one, and its heads. A run with ``method='fusion'`` reads the adapters of such files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sinewich_jax import parallel, storage
+from sinewich_jax.config import AdapterConfig
+from sinewich_jax.core import trees
+from sinewich_jax.errors import CheckpointError, ConfigError
+from sinewich_jax.nn.bert import Bert
+from sinewich_jax.nn.clock import ClockSpec
+from sinewich_jax.nn.text import ENCODER, TextModel
+from sinewich_jax.train import replace
+
+FILE = "composition.safetensors"
+
+# Where the parts of a composition lie in a model.
+_PLACES = {"adapters": "backbone/adapters_", "fusion": "backbone/fusion_", "heads": "heads/"}
+# What adapters of several runs must share to stand on one axis.
+_SHARED = ("hidden", "placement", "dropped")
+# What a run says of its adapters.
+_FACTS = (*_SHARED, "names", "fused", "heads")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Adapters of runs, to be composed.
+
+    Attributes:
+      paths: of their files.
+      facts: what each says about itself.
+    """
+
+    paths: tuple[Path, ...]
+    facts: tuple[Mapping[str, Any], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all adapters, file by file."""
+        return tuple(name for facts in self.facts for name in facts["names"])
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What a model that has room for them must say."""
+        first = self.facts[0]
+        return {
+            "names": self.names,
+            "hidden": first["hidden"],
+            "placement": first["placement"],
+            "dropped": tuple(first["dropped"]),
+        }
+
+    def check(self, asked: AdapterConfig) -> None:
+        """Refuses a shape that was asked for, and that the adapters do not have.
+
+        Args:
+          asked: of the config; what is left at its default asks for nothing.
+
+        Raises:
+          ConfigError: names the key.
+        """
+        for key in _SHARED:
+            wanted, found = getattr(asked, key), self.shape[key]
+            if wanted not in (getattr(AdapterConfig(), key), found):
+                raise ConfigError(
+                    f"config key 'adapters.{key}' is {wanted!r}, and the adapters of "
+                    f"{self.paths[0]} have {found!r}; leave it out"
+                )
+
+    def read(self, bert: Bert, encoder: Mapping[str, Any]) -> dict[str, Any]:
+        """The adapters by path in the model, stacked in the order of :attr:`names`.
+
+        Args:
+          bert: the encoder that they are to be used with.
+          encoder: its parameters by path.
+
+        Raises:
+          CheckpointError: adapters of another encoder, or of another width.
+        """
+        base = trees.unflatten_paths(dict(encoder))
+        read = [
+            storage.load_composition(path, _expected(bert, facts), base).parts["adapters"]
+            for path, facts in zip(self.paths, self.facts, strict=True)
+        ]
+        stacked = jax.tree.map(lambda *leaves: np.concatenate(leaves), *read)
+        return {
+            f"{_PLACES['adapters']}{path}": leaf
+            for path, leaf in trees.flatten_paths(stacked).items()
+        }
+
+
+def find(runs: Sequence[str]) -> Sources:
+    """The adapters that runs have left; they are not read yet.
+
+    Args:
+      runs: work directories, or composition files themselves.
+
+    Raises:
+      CheckpointError: nothing there, or no composition that a run has left.
+      ConfigError: adapters of different shapes, or two of one name.
+    """
+    paths = tuple(path / FILE if path.is_dir() else path for path in map(Path, runs))
+    for path in paths:
+        if not path.is_file():
+            raise CheckpointError(
+                f"there is no {path}, expected what a run with method='adapters' leaves when it "
+                "is complete; train it to its end first"
+            )
+    found = Sources(paths, tuple(map(storage.composition_facts, paths)))
+    for path, facts in zip(paths, found.facts, strict=True):
+        if missing := [key for key in _FACTS if key not in facts]:
+            raise CheckpointError(
+                f"{path} does not say the {missing[0]!r} of its adapters, expected the {FILE} of a "
+                "run with method='adapters'"
+            )
+        for key in _SHARED:
+            if facts[key] != found.facts[0][key]:
+                raise ConfigError(
+                    f"the adapters of {path} have {key} {facts[key]!r}, those of {paths[0]} "
+                    f"{found.facts[0][key]!r}; expected the same, to be composed"
+                )
+    twice = sorted({name for name in found.names if found.names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"config key 'adapters.sources' names runs that both have an adapter {twice[0]!r}; "
+            "expected each name once"
+        )
+    return found
+
+
+def save(workdir: Path, model: TextModel, state: Any, constants: Mapping[str, Any]) -> None:
+    """Writes what a run has trained beside its encoder.
+
+    Args:
+      workdir: gets :data:`FILE`.
+      model: of the run.
+      state: the trained state.
+      constants: the frozen tree.
+    """
+    flat = replace.parameters(state, constants)
+    if not parallel.is_main_process():
+        return
+    facts = {
+        "names": list(model.names),
+        "hidden": model.hidden,
+        "placement": model.placement,
+        "dropped": list(model.dropped),
+        "fused": model.fused,
+        "heads": [list(head) for head in model.heads],
+    }
+    encoder = trees.unflatten_paths(encoder_of(flat))
+    storage.save_composition(workdir / FILE, _parts(flat), encoder, facts)
+
+
+def encoder_of(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The encoder among parameters by path, named as the encoder itself names them."""
+    return {
+        path.removeprefix(ENCODER): leaf for path, leaf in flat.items() if path.startswith(ENCODER)
+    }
+
+
+def _parts(flat: Mapping[str, Any]) -> dict[str, Any]:
+    parts = {
+        name: trees.unflatten_paths(
+            {path.removeprefix(at): leaf for path, leaf in flat.items() if path.startswith(at)}
+        )
+        for name, at in _PLACES.items()
+    }
+    return {name: part for name, part in parts.items() if part}
+
+
+def _expected(bert: Bert, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts that a file with these facts must hold, as shapes."""
+    heads = tuple((task, outputs) for task, outputs in facts["heads"])
+    model = TextModel(
+        bert,
+        heads,
+        ClockSpec(len(heads)),
+        tuple(facts["names"]),
+        facts["hidden"],
+        facts["placement"],
+        facts["fused"],
+        tuple(facts["dropped"]),
+    )
+    ids = jnp.zeros((1, len(heads), 1), jnp.int32)
+    text = {"ids": ids, "mask": ids == 0, "segments": ids}
+    shapes = jax.eval_shape(model.init, jax.random.key(0), text)
+    return _parts(trees.flatten_paths(shapes["params"]))
