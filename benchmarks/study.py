@@ -11,6 +11,7 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import importlib
 import itertools
 import json
@@ -65,7 +66,12 @@ def _plain(value: Any) -> str:
     """A value in the name of a folder."""
     if isinstance(value, str) and "/" in value:
         return Path(value).name
-    return "+".join(value) if isinstance(value, tuple) else str(value)
+    if not isinstance(value, tuple):
+        return str(value)
+    text = "+".join(value)
+    if "/" not in text:
+        return text
+    return f"{len(value)}-paths-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def result(cell: Cell, root: Path) -> dict[str, Any] | None:
@@ -107,7 +113,8 @@ def _config(cell: Cell) -> configs.Config:
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
     config = module.get_config(variant)
     for key, value in cell.overrides:
-        config[key] = value
+        group, _, inner = key.rpartition(".")
+        (config[group] if group else config)[inner] = value
     return configs.from_config_dict(config)
 
 

@@ -1,0 +1,244 @@
+"""The cells of the language study: which runs there are, and at which rates.
+
+Every run sees as many texts of its task: 400 steps of 16. Texts are cut at a length that holds
+nearly all of a task; runs of several tasks at the longest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells import Cell as Measurement
+from benchmarks.study import Cell, is_done, result
+
+SEEDS = (0, 1, 2)
+TUNING_SEED = 0
+TARGETS = ("rte", "mrpc", "trec", "cola")
+"""The first delivery."""
+TASKS = (*TARGETS, "sst2", "sick")
+LENGTHS = {"cola": 24, "trec": 24, "sick": 32, "sst2": 48, "mrpc": 64, "rte": 64}
+SIZES = (60, 250, 1000)
+"""Training texts of a small target."""
+TUNED_ON = ("mrpc", "cola")
+STEPS = 400
+
+ADAPTERS, FULL, FUSION, HEAD = "adapters", "single_task", "fusion", "decoder_only"
+LONGER = "adapters, twice the steps"
+"""The control of fusion, whose target's texts are used in both stages."""
+JOINT = ("lora", "sinewich", "multi_adapters", "full_ft")
+"""Methods that learn all tasks in one run."""
+ROWS = {
+    HEAD: "head only",
+    FULL: "full fine-tuning, a model a task",
+    ADAPTERS: "single adapters",
+    LONGER: "single adapters, twice the steps",
+    "multi_adapters": "multi-task adapters, encoder trained too (MT-A)",
+    "full_ft": "full fine-tuning, one model",
+    "lora": "shared LoRA",
+    "sinewich": "Sinewich",
+    FUSION: "AdapterFusion of single adapters",
+}
+GRIDS = {
+    ADAPTERS: (1e-3, 3e-3),
+    FULL: (5e-5, 1.5e-4),
+    FUSION: (1e-4, 3e-4, 1e-3),
+}
+"""Rates; the best on ``val`` of :data:`TUNED_ON`, with one seed, is used for all tasks."""
+
+KINDS = {"merging": False, "switching": False, "pruning": True}
+"""What is measured on experts: on all of a seed together, or on each."""
+ALPHAS = (0.0, 0.6, 0.8, 0.9, 0.95, "auto")
+
+Overrides = tuple[tuple[str, Any], ...]
+
+
+def _run(
+    words: str, rate: float | None, seed: int, *more: tuple[str, Any], steps: int = STEPS
+) -> Cell:
+    file = "glue_fusion" if dict(more).get("adapters.sources") else "glue_adapters"
+    rates = () if rate is None else (("learning_rate", rate),)
+    common = (("steps", steps), ("warmup_steps", STEPS // 10), ("log_every", 50), ("seed", seed))
+    return Cell(f"configs/{file}.py:{words}", (*common, *rates, *more))
+
+
+def single(
+    method: str, task: str, rate: float | None, seed: int, split: str = "test", size: int = 0
+) -> Cell:
+    """One task in a run of its own."""
+    small = (("train_size", size),) if size else ()
+    return _run(
+        f"{method.partition(',')[0]},{task}",
+        rate,
+        seed,
+        ("text.max_tokens", LENGTHS[task]),
+        ("eval_split", split),
+        *small,
+        steps=2 * STEPS if method == LONGER else STEPS,
+    )
+
+
+def joint(method: str, seed: int) -> Cell:
+    """Several tasks in one run, at the rates of its config."""
+    more = (("tasks", TARGETS), ("text.max_tokens", max(LENGTHS.values())))
+    return _run(method, None, seed, *more, ("eval_split", "test"))
+
+
+def fusion(
+    task: str, rate: float, sources: Sequence[Path], seed: int, split: str = "test", size: int = 0
+) -> Cell:
+    """Stage two for one target."""
+    small = (("train_size", size),) if size else ()
+    return _run(
+        task,
+        rate,
+        seed,
+        ("adapters.sources", tuple(map(str, sources))),
+        ("text.max_tokens", LENGTHS[task]),
+        ("eval_split", split),
+        *small,
+    )
+
+
+class Plan:
+    """The study in one folder: what has run decides on the rates of what follows."""
+
+    def __init__(self, root: Path) -> None:
+        """Takes the folder of the runs."""
+        self.root = root
+
+    # --- rates --------------------------------------------------------------------------------
+
+    def grid(self, method: str) -> dict[float, tuple[Cell, ...]]:
+        """The cells that choose a method's rate; none while they cannot be named yet."""
+        seed = TUNING_SEED
+        if method != FUSION:
+            return {
+                rate: tuple(single(method, task, rate, seed, "val") for task in TUNED_ON)
+                for rate in GRIDS[method]
+            }
+        sources = self.sources(seed)
+        if sources is None:
+            return {}
+        return {
+            rate: tuple(fusion(task, rate, sources, seed, "val") for task in TUNED_ON)
+            for rate in GRIDS[method]
+        }
+
+    def rate(self, method: str) -> float | None:
+        """The rate with the best mean on ``val``; None while its grid is not finished."""
+        if method not in GRIDS:
+            return None
+        grid = self.grid(method)
+        if not grid or not all(is_done(c, self.root) for cells in grid.values() for c in cells):
+            return None
+        return max(grid, key=lambda rate: sum(self.primary(cell) or 0.0 for cell in grid[rate]))
+
+    # --- cells --------------------------------------------------------------------------------
+
+    def adapter(self, task: str, seed: int, size: int = 0) -> Cell | None:
+        """Stage one of a task."""
+        rate = self.rate(ADAPTERS)
+        return None if rate is None else single(ADAPTERS, task, rate, seed, size=size)
+
+    def sources(self, seed: int, own: str | None = None, size: int = 0) -> list[Path] | None:
+        """The finished adapters of all tasks; of a small target's own, the small one."""
+        cells = [self.adapter(task, seed, size if task == own else 0) for task in sorted(TASKS)]
+        if any(cell is None or result(cell, self.root) is None for cell in cells):
+            return None
+        return [cell.directory(self.root) for cell in cells if cell is not None]
+
+    def composed(self, task: str, seed: int, size: int = 0) -> Cell | None:
+        """Stage two of a target."""
+        rate, sources = self.rate(FUSION), self.sources(seed, task, size)
+        if rate is None or sources is None:
+            return None
+        return fusion(task, rate, sources, seed, size=size)
+
+    def cell(self, method: str, task: str, seed: int, size: int = 0) -> Cell | None:
+        """The run that a number of the page comes from; None while it cannot be named."""
+        if method == FUSION:
+            return self.composed(task, seed, size)
+        if method == ADAPTERS:
+            return self.adapter(task, seed, size)
+        if method in JOINT:
+            return joint(method, seed) if task in TARGETS else None
+        tuned = ADAPTERS if method == LONGER else method
+        rate = self.rate(tuned)
+        if tuned in GRIDS and rate is None:
+            return None
+        return single(method, task, rate, seed, size=size)
+
+    def stages(self, seeds: Sequence[int]) -> list[Any]:
+        """Functions that name the cells of a stage, which those before it may decide on."""
+
+        def rows(method: str, tasks: Sequence[str], seed: int, size: int = 0) -> list[Cell]:
+            cells = [self.cell(method, task, seed, size) for task in tasks]
+            return list(dict.fromkeys(cell for cell in cells if cell is not None))
+
+        def tuning(method: str) -> list[Cell]:
+            return [cell for cells in self.grid(method).values() for cell in cells]
+
+        stages = [lambda: tuning(ADAPTERS), lambda: rows(ADAPTERS, TASKS, TUNING_SEED)]
+        stages += [lambda: tuning(FUSION), lambda: tuning(FULL)]
+        for seed in seeds:
+            stages += [
+                lambda seed=seed: rows(ADAPTERS, TASKS, seed),
+                lambda seed=seed: rows(FUSION, TARGETS, seed),
+                lambda seed=seed: rows(FULL, TARGETS, seed),
+            ]
+        stages += [lambda s=s: rows(LONGER, TARGETS, s) for s in seeds]
+        stages += [lambda m=m: rows(m, TARGETS, seeds[0]) for m in ("lora", "sinewich")]
+        for seed in seeds:
+            for size in SIZES:
+                stages += [
+                    lambda s=seed, n=size: rows(ADAPTERS, ("rte", "mrpc"), s, n),
+                    lambda s=seed, n=size: rows(FUSION, ("rte", "mrpc"), s, n),
+                ]
+        stages += [lambda s=s, m=m: rows(m, TARGETS, s) for s in seeds for m in JOINT]
+        stages += [lambda s=s: rows(HEAD, TARGETS, s) for s in seeds]
+        later = ("sst2", "sick")
+        stages += [lambda s=s, m=m: rows(m, later, s) for s in seeds for m in (FUSION, FULL, HEAD)]
+        for seed in seeds:
+            for size in SIZES:
+                stages += [
+                    lambda s=seed, n=size: rows(ADAPTERS, ("trec", "cola"), s, n),
+                    lambda s=seed, n=size: rows(FUSION, ("trec", "cola"), s, n),
+                ]
+        return stages
+
+    # --- experts ------------------------------------------------------------------------------
+
+    def experts(self, seed: int) -> dict[str, Path] | None:
+        """The fine-tuned models of a seed by task; None while one of them is missing."""
+        cells = {task: self.cell(FULL, task, seed) for task in TARGETS}
+        if any(cell is None or result(cell, self.root) is None for cell in cells.values()):
+            return None
+        return {task: cell.directory(self.root) for task, cell in cells.items() if cell is not None}
+
+    def measurements(self, seeds: Sequence[int]) -> list[Measurement]:
+        """What is measured on the experts of seeds that have run."""
+        ready = [seed for seed in seeds if self.experts(seed) is not None]
+        rate = self.rate(FULL)
+        return [
+            Measurement.of(kind, "language", **own, seed=seed, steps=STEPS, rate=rate)
+            for seed in ready
+            for kind, each in KINDS.items()
+            for own in ([{"task": task} for task in TARGETS] if each else [{}])
+        ]
+
+    # --- results ------------------------------------------------------------------------------
+
+    def primary(self, cell: Cell | None, task: str | None = None) -> float | None:
+        """The primary metric of a run's task (of its only one); None where it has not run."""
+        found = None if cell is None else result(cell, self.root)
+        if found is None:
+            return None
+        return found["tasks"][task or next(iter(found["tasks"]))]["value"]
+
+    def values(self, method: str, task: str, size: int = 0) -> list[float]:
+        """A row's numbers for a task, one a seed that has run."""
+        cells = [self.cell(method, task, seed, size) for seed in SEEDS]
+        found = [self.primary(cell, task) for cell in cells]
+        return [value for value in found if value is not None]
