@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.language_plan import DENSITIES, FISHER_TEXTS
 from benchmarks.merging_agreement import dense, joined, margins, rank_correlation, top_overlap
 from benchmarks.switching import T_SWITCH, WAYS, Alpha, Setting, point
 from sinewich_jax import merging, optim
@@ -25,7 +26,6 @@ from sinewich_jax.storage import open_leaves
 from sinewich_jax.train import evaluate, trained
 
 Tree = Any
-DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.4)
 MAGNITUDE, TRAINING, FISHER = "magnitude", "curvature of training", "exact Fisher information"
 RULES: dict[str, dict[str, Any]] = {
     "average": {},
@@ -37,7 +37,6 @@ RULES: dict[str, dict[str, Any]] = {
 """Rules with the options that their papers recommend; none is tuned here."""
 
 EMR = "emr"
-FISHER_TEXTS = 256
 BATCH = 32
 
 

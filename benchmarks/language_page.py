@@ -12,6 +12,8 @@ from PIL import Image
 
 from benchmarks.language_plan import (
     ADAPTERS,
+    DENSITIES,
+    FISHER_TEXTS,
     FUSION,
     GRIDS,
     JOINT,
@@ -27,7 +29,6 @@ from benchmarks.language_plan import (
     Plan,
 )
 from benchmarks.pages import listed, mean, paired
-from benchmarks.study import result
 from sinewich_jax.report import canvas
 from sinewich_jax.report.attention import draw_attention
 from sinewich_jax.report.study import Page
@@ -61,6 +62,9 @@ def write(plan: Plan, folder: Path) -> None:
     _fusion(page, plan)
     _small(page, plan)
     _attention(page, plan, folder)
+    _merging(page, plan)
+    _switching(page, plan)
+    _pruning(page, plan)
     _published(page)
     page.write(folder / "language.md")
 
@@ -167,7 +171,7 @@ def _attention(page: Page, plan: Plan, folder: Path) -> None:
     for task in TARGETS:
         cell = plan.composed(task, TUNING_SEED)
         path = None if cell is None else cell.directory(plan.root) / "attention.json"
-        if path is None or result(cell, plan.root) is None or not path.is_file():
+        if path is None or plan.result(cell) is None or not path.is_file():
             continue
         pictures.append(draw_attention(json.loads(path.read_text(encoding="utf-8"))))
     if not pictures:
@@ -180,6 +184,80 @@ def _attention(page: Page, plan: Plan, folder: Path) -> None:
         "own in bold. Equal attention would be "
         f"{1 / len(TASKS):.2f}."
     )
+
+
+def _merging(page: Page, plan: Plan) -> None:
+    page.heading("Experts merged")
+    page.text(
+        f"The fully fine-tuned models of {listed(TARGETS)}, merged; every task keeps its own head. "
+        "Rules have the options that their papers recommend and are not tuned; curvature is what "
+        "training kept. A head belongs to its own encoder, so that the base under it says how much "
+        "a merge keeps."
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    for one in plan.measured("merging"):
+        for rule, scores in one.items():
+            row = rows.setdefault(rule, {})
+            for task, score in scores.items():
+                row.setdefault(task, []).append(score)
+            row.setdefault("mean", []).append(mean(scores.values()))
+    page.table("", rows or {"merging": {}}, [*TARGETS, "mean"], first="rule")
+
+
+def _switching(page: Page, plan: Plan) -> None:
+    page.heading("Experts as switches")
+    page.text(
+        "T-Switch of the same experts, as it is published (knob `l2_kept`, heads untouched): bits "
+        "a parameter on disk, everything counted, and the mean over tasks less that of the experts."
+    )
+    experts = [mean(one["experts"].values()) for one in plan.measured("merging")]
+    rows: dict[str, dict[str, Any]] = {}
+    for number, one in enumerate(plan.measured("switching")):
+        for alpha, found in one.items():
+            row = rows.setdefault(alpha, {})
+            for task, score in found["test"].items():
+                row.setdefault(task, []).append(score)
+            score = mean(found["test"].values())
+            row.setdefault("mean", []).append(score)
+            row.setdefault("bits", []).append(found["bits"])
+            if number < len(experts):
+                row.setdefault("points", []).append(100 * (score - experts[number]))
+    columns = [*TARGETS, "mean", "points", "bits"]
+    digits = {**dict.fromkeys(columns, 3), "points": 2}
+    page.table("", rows or {"T-Switch": {}}, columns, digits=digits, first="alpha")
+
+
+def _pruning(page: Page, plan: Plan) -> None:
+    page.heading("Curvature of training against the exact Fisher information")
+    found = plan.measured("pruning")
+    page.text(
+        f"The diagonal of the empirical Fisher information over {FISHER_TEXTS} training texts of "
+        "each expert, one gradient a text. *Ranks*: Spearman's correlation of the saliency "
+        "`delta^2 F`, over entries where it is not zero; *top fifth*: how many of its largest "
+        "entries an estimate finds. Means over experts, spread over them and seeds."
+    )
+    rows: dict[str, dict[str, Any]] = {}
+    for one in found:
+        for estimate, scores in one["agreement"].items():
+            row = rows.setdefault(estimate, {})
+            row.setdefault("ranks", []).append(scores["live"])
+            row.setdefault("top fifth", []).append(scores["overlap"])
+    page.table("", rows or {"estimate": {}}, ["ranks", "top fifth"], first="estimate")
+    page.text(
+        "Pruning: the share of the task vector's entries that is kept, by a global threshold. What "
+        "is left of the expert's gain over the base under its head, in percent (mean over experts "
+        "and seeds whose gain is above a point)."
+    )
+    rows = {}
+    for one in found:
+        gain = one["expert"] - one["base"]
+        for source, scores in one["pruning"].items() if gain > 0.01 else ():
+            row = rows.setdefault(source, {})
+            for density, score in zip(DENSITIES, scores, strict=True):
+                kept = 100 * (score - one["base"]) / gain
+                row.setdefault(f"{density:.0%}", []).append(kept)
+    columns = [f"{density:.0%}" for density in DENSITIES]
+    page.table("", rows or {"pruning": {}}, columns, digits=1, first="entries chosen by")
 
 
 def _grid(pictures: Sequence[Image.Image], path: Path) -> None:
@@ -211,7 +289,7 @@ def _published(page: Page) -> None:
 def _trained(plan: Plan, method: str) -> str | None:
     for seed in SEEDS:
         cell = plan.cell(method, TARGETS[0], seed)
-        found = None if cell is None else result(cell, plan.root)
+        found = None if cell is None else plan.result(cell)
         if found is not None:
             return f"{found['trainable']:,}"
     return None

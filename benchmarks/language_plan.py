@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells import Cell as Measurement
+from benchmarks.cells import result as measurement
 from benchmarks.study import Cell, is_done, result
 
 SEEDS = (0, 1, 2)
@@ -49,6 +50,8 @@ GRIDS = {
 
 KINDS = {"merging": False, "switching": False, "pruning": True}
 """What is measured on experts: on all of a seed together, or on each."""
+DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.4)
+FISHER_TEXTS = 256
 ALPHAS = (0.0, 0.6, 0.8, 0.9, 0.95, "auto")
 
 Overrides = tuple[tuple[str, Any], ...]
@@ -107,6 +110,16 @@ class Plan:
     def __init__(self, root: Path) -> None:
         """Takes the folder of the runs."""
         self.root = root
+        # What has been decided stays so, and asking every run again takes minutes.
+        self._rates: dict[str, float] = {}
+        self._done: dict[Cell, dict[str, Any]] = {}
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """The results of a run; None while it has not finished."""
+        found = self._done.get(cell) or result(cell, self.root)
+        if found is not None:
+            self._done[cell] = found
+        return found
 
     # --- rates --------------------------------------------------------------------------------
 
@@ -130,10 +143,16 @@ class Plan:
         """The rate with the best mean on ``val``; None while its grid is not finished."""
         if method not in GRIDS:
             return None
+        if method in self._rates:
+            return self._rates[method]
         grid = self.grid(method)
         if not grid or not all(is_done(c, self.root) for cells in grid.values() for c in cells):
             return None
-        return max(grid, key=lambda rate: sum(self.primary(cell) or 0.0 for cell in grid[rate]))
+        scores = {
+            rate: sum(self.primary(cell) or 0.0 for cell in cells) for rate, cells in grid.items()
+        }
+        self._rates[method] = max(scores, key=scores.__getitem__)
+        return self._rates[method]
 
     # --- cells --------------------------------------------------------------------------------
 
@@ -145,7 +164,7 @@ class Plan:
     def sources(self, seed: int, own: str | None = None, size: int = 0) -> list[Path] | None:
         """The finished adapters of all tasks; of a small target's own, the small one."""
         cells = [self.adapter(task, seed, size if task == own else 0) for task in sorted(TASKS)]
-        if any(cell is None or result(cell, self.root) is None for cell in cells):
+        if any(cell is None or self.result(cell) is None for cell in cells):
             return None
         return [cell.directory(self.root) for cell in cells if cell is not None]
 
@@ -213,7 +232,7 @@ class Plan:
     def experts(self, seed: int) -> dict[str, Path] | None:
         """The fine-tuned models of a seed by task; None while one of them is missing."""
         cells = {task: self.cell(FULL, task, seed) for task in TARGETS}
-        if any(cell is None or result(cell, self.root) is None for cell in cells.values()):
+        if any(cell is None or self.result(cell) is None for cell in cells.values()):
             return None
         return {task: cell.directory(self.root) for task, cell in cells.items() if cell is not None}
 
@@ -228,11 +247,17 @@ class Plan:
             for own in ([{"task": task} for task in TARGETS] if each else [{}])
         ]
 
+    def measured(self, kind: str) -> list[dict[str, Any]]:
+        """What has been measured of a kind, seed by seed."""
+        cells = [cell for cell in self.measurements(SEEDS) if cell.kind == kind]
+        found = [measurement(cell, self.root) for cell in cells]
+        return [one for one in found if one is not None]
+
     # --- results ------------------------------------------------------------------------------
 
     def primary(self, cell: Cell | None, task: str | None = None) -> float | None:
         """The primary metric of a run's task (of its only one); None where it has not run."""
-        found = None if cell is None else result(cell, self.root)
+        found = None if cell is None else self.result(cell)
         if found is None:
             return None
         return found["tasks"][task or next(iter(found["tasks"]))]["value"]

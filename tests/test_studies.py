@@ -608,3 +608,70 @@ def test_digits_reproduce_the_first_study(study, seed):
     routes = switching_digits.auto_switch(one, examples=100, neighbours=10, alpha=0.6)["rows"]
     sample, batch = (routes[name]["accuracy"] for name in ("per_sample", "batch_mean"))
     assert sample >= 0.915 and 0 <= batch - sample <= 0.03
+
+
+# --- language -------------------------------------------------------------------------------------
+
+
+def test_a_cell_may_set_a_key_of_a_group_and_name_folders(study):
+    sources = ("runs/a/b", "runs/a/c")
+    cell = study.Cell("configs/glue_fusion.py:rte", (("adapters.sources", sources),))
+    assert study._config(cell).adapters.sources == sources
+    assert shlex.split(cell.command)[3] == "--config.adapters.sources=('runs/a/b','runs/a/c',)"
+    name = cell.directory(Path("runs")).name
+    other = study.Cell("configs/glue_fusion.py:rte", (("adapters.sources", sources[::-1]),))
+    assert name.startswith("adapters.sources=2-paths-") and other.directory(Path()).name != name
+
+
+def finish_language(study, plan, cell, value: float, attention: bool = False) -> None:
+    """Writes what a run of the language study leaves."""
+    config = study._config(cell)
+    leave(cell, plan.root, config)
+    rows = {task: {"value": value} for task in config.tasks}
+    results = {"steps": config.steps, "tasks": rows, "trainable": 1234}
+    (cell.directory(plan.root) / "results.json").write_text(json.dumps(results))
+    if attention:
+        found = {
+            "target": config.tasks[0],
+            "adapters": ["cola", "rte"],
+            "places": {"layer0_output": [0.25, 0.75]},
+        }
+        (cell.directory(plan.root) / "attention.json").write_text(json.dumps(found))
+
+
+def test_the_language_study_names_each_stage_when_those_before_have_run(study, tmp_path):
+    from benchmarks import language_page, language_plan
+
+    plan = language_plan.Plan(tmp_path / "root")
+    language_page.write(plan, tmp_path)
+    text = (tmp_path / "language.md").read_text(encoding="utf-8")
+    assert "not run with all seeds" in text and "Not drawn: not run" in text
+
+    rate, other = language_plan.GRIDS["adapters"]
+    assert plan.rate("adapters") is None and plan.cell("fusion", "rte", 0) is None
+    for one, score in ((rate, 0.7), (other, 0.8)):
+        for cell in plan.grid("adapters")[one]:
+            finish_language(study, plan, cell, score)
+    assert plan.rate("adapters") == other and plan.sources(0) is None
+    for seed in language_plan.SEEDS:
+        for task in language_plan.TASKS:
+            finish_language(study, plan, plan.cell("adapters", task, seed), 0.6 + 0.01 * seed)
+    for method in ("fusion", "single_task"):
+        best = language_plan.GRIDS[method][1]
+        for one, cells in plan.grid(method).items():
+            for cell in cells:
+                finish_language(study, plan, cell, 0.9 if one == best else 0.1)
+        assert plan.rate(method) == best
+    for seed in language_plan.SEEDS:
+        for task in language_plan.TARGETS:
+            finish_language(study, plan, plan.cell("fusion", task, seed), 0.62, attention=True)
+
+    every = [cell for stage in plan.stages(language_plan.SEEDS) for cell in stage()]
+    for cell in every:
+        study._config(cell)  # each is a run that a config knows
+    language_page.write(plan, tmp_path)
+    text = " ".join((tmp_path / "language.md").read_text(encoding="utf-8").split())
+    assert "| rte | 1.00 ± 1.00 (+2.00, +1.00, +0.00) |" in text
+    assert "mean difference is 1.00 ± 1.00 points: fusion is no worse than" in text
+    assert (tmp_path / "language_attention.png").is_file() and "1,234" in text
+    assert plan.experts(0) is None and plan.measurements(language_plan.SEEDS) == []

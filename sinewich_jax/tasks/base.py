@@ -240,7 +240,7 @@ def names(kind: type[Task] = Task) -> tuple[str, ...]:
     return tuple(name for name, factory in _REGISTRY.items() if isinstance(factory(), kind))
 
 
-def make(name: str, **overrides: Any) -> Task:
+def make(name: str, /, **overrides: Any) -> Task:
     """A task by name, with any of its fields replaced.
 
     Giving ``class_names`` sets ``channels``; giving only another number of ``channels`` drops the
