@@ -1,6 +1,7 @@
 """AdapterFusion, stage two: the adapters of trained runs are composed for one target task.
 
-    python train.py --config=configs/glue_fusion.py:rte --config.adapters.sources="('runs/glue_adapters',)"
+    python train.py --config=configs/glue_fusion.py:rte \\
+      --config.adapters.sources="('runs/glue_adapters',)"
 
 Encoder and adapters are frozen bit for bit; the attention over the adapters and the target's head
 are trained. ``sources`` are the work directories of runs of configs/glue_adapters.py; the target's

@@ -126,6 +126,24 @@ def test_single_task_trains_one_network_a_task_and_is_a_reference(tmp_path):
     assert json.loads((tmp_path / "lora" / "results.json").read_text())["delta_m"] is not None
 
 
+@pytest.mark.slow
+def test_adapters_of_one_run_are_composed_by_another(tmp_path):
+    """Without the first the second says what it needs."""
+    first, second = tmp_path / "adapters", tmp_path / "fusion"
+    flags = ("configs/glue_fusion.py:debug", second, f"--config.adapters.sources=('{first}',)")
+    done = train(*flags)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"there is no {first}" in done.stderr and not (second / "config.json").exists()
+    for run, command in ((first, ("configs/glue_adapters.py:debug", first)), (second, flags)):
+        done = train(*command)
+        assert done.returncode == 0, done.stderr
+        for name in ("results.md", "curves.png", "panels/answers.md", "composition.safetensors"):
+            assert (run / name).stat().st_size > 0
+    assert json.loads((first / "results.json").read_text())["tasks"].keys() == {"cola", "sst2"}
+    assert json.loads((second / "attention.json").read_text())["target"] == "cola"
+    assert (second / "diagnostics" / "attention.png").stat().st_size > 0
+
+
 def test_dry_run_counts_without_the_data():
     command = [sys.executable, "train.py", "--config=configs/pascal_context.py:mtlora", "--dry_run"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

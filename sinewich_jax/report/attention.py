@@ -54,7 +54,7 @@ def draw_attention(found: Mapping[str, Any]) -> Image.Image:
             # Not quite to the full colour, so that ink is read on every cell but the darkest.
             fill = canvas.pale(BLUE, 0.06 + 0.94 * float(share))
             draw.rectangle((x, y, x + wide - 2, y + high - 2), fill=fill)
-            ink = canvas.PAPER if share > 0.55 else canvas.INK
+            ink = canvas.PAPER if share > 0.8 else canvas.INK
             middle = (x + wide / 2 - 1, y + high / 2 - 1)
             number = f"{share:.2f}".removeprefix("0")
             canvas.write(page, middle, number, canvas.SMALL, ink, "mm")

@@ -5,9 +5,9 @@
 What all tasks share (backbone, LoRA, task factors, the clock's net, the decoder's kernel) is frozen
 bit for bit, so a step costs what a network of one task costs, and the old tasks cannot change. The
 new task gets its token (or its scalar frequency), its projections, its bias and batch norm before
-the shared convolution, and its output layer; under ``lora_task`` and MTLoRA its own update, too.
-Its token starts as the mean of the old ones, its frequency at the centre of the widest gap that the
-old ones leave in the clock's range (:func:`free_offset`).
+the shared convolution, and its output layer; under ``lora_task``, MTLoRA and ``adapters`` its own
+update, too. Its token starts as the mean of the old ones, its frequency at the centre of the widest
+gap that the old ones leave in the clock's range (:func:`free_offset`).
 
 The work directory is an ordinary run of the new task alone; ``joined/`` in it is a run of all tasks
 that ``sinewich evaluate``, ``predict`` and ``export`` read. A ``single_task`` run becomes one of
@@ -60,6 +60,7 @@ MODEL_KEYS = (
     "decoder_hidden",
     "decoder_position",
     "decoder_base",
+    "adapters",
     "dtype",
     "seed",
 )
@@ -103,11 +104,12 @@ def plan(config: Config) -> tuple[trained.Trained, build.Experiment]:
       The run that the task is added to, and the experiment of the new task.
 
     Raises:
-      ConfigError: a task that the run has already, a run whose tasks see each other's tokens, or
-        one that cannot be joined with another task.
+      ConfigError: a run on texts, a task that the run has already, a run whose tasks see each
+        other's tokens, or one that cannot be joined with another task.
       CheckpointError: no run, or no whole checkpoint, in ``base_run``.
     """
     base = trained.read_trained(config.base_run)
+    trained.check_images(base.experiment, "the config key 'add_task'")
     experiment = new_experiment(base, task_config(base, config))
     check_join(base, experiment)
     return base, experiment

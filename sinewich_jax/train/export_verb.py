@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--image-size is {arguments.image_size}, expected two positive numbers")
     cache.enable_compilation_cache()
     made = trained.read_trained(arguments.workdir)
-    made.check_images("export")
+    trained.check_images(made.experiment, "'sinewich export'")
     for step, reason in made.skipped:
         writers.announce(f"checkpoint of step {step} cannot be read and is skipped: {reason}")
     kinds[out.suffix](made, arguments)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from sinewich_jax import data, tasks
-from sinewich_jax.config import Config
+from sinewich_jax.config import Config, differences
 from sinewich_jax.core import trees
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn import mobilenet, swin
@@ -36,6 +36,8 @@ _TASK_KINDS = {
 # What differs on a Swin only, by the config keys and words that ask for it.
 _SWIN_METHODS = ("mtlora", "mtlora_plus", "tadformer", "adapters")
 _SWIN_VALUES = {"tokens": "vpt", "features": "merged"}
+# Keys about texts; by default they ask for nothing.
+_OF_TEXTS = ("text.", "adapters.dropped", "adapters.sources", "adapters.value_penalty")
 # The Gaussian of the paper: size and sigma.
 _LOWPASS = (7, 1.0)
 # Clock range: an anchored kernel carries the modulation index in its own scale, so frequencies lie
@@ -46,6 +48,7 @@ _MOBILENET_FILE = "weights/mobilenet_v2_imagenet_int8.npz"
 
 def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
     """The model of a config for tasks that are made already."""
+    _refuse_text_keys(config)
     spec = task_part(config, len(made))
     frequency = spec.frequency if config.method == "sine_lora" else None
     options: dict[str, Any] = {
@@ -56,11 +59,6 @@ def model(config: Config, made: Sequence[tasks.Task]) -> MultiTaskModel:
         "task_axis": config.task_axis,
         "dtype": jnp.dtype(config.dtype),
     }
-    if config.method == "fusion":
-        raise ConfigError(
-            "config key 'method' is 'fusion', which composes the adapters of text encoders; found "
-            f"the task {config.tasks[0]!r}"
-        )
     if config.backbone == "mobilenet_v2":
         _refuse_swin_keys(config)
         backbone = mobilenet.MobileNetV2(**options)
@@ -134,6 +132,21 @@ def kernel_part(config: Config, tasks: int) -> TaskSpec | None:
         kernel_size=config.kernel_size,
         conv_mode=config.conv_mode,
     )
+
+
+def _refuse_text_keys(config: Config) -> None:
+    """What images know nothing of, and would read past in silence."""
+    if config.method == "fusion":
+        raise ConfigError(
+            "config key 'method' is 'fusion', which composes the adapters of text encoders; found "
+            f"the task {config.tasks[0]!r}, which reads images"
+        )
+    for key, (silent, found) in differences(Config(), config).items():
+        if key.startswith(_OF_TEXTS):
+            raise ConfigError(
+                f"config key {key!r} is {found!r}, which only texts have; found the task "
+                f"{config.tasks[0]!r}, which reads images, expected {silent!r}"
+            )
 
 
 def _refuse_swin_keys(config: Config) -> None:

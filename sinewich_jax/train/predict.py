@@ -47,7 +47,7 @@ class Predictor:
         experiment: Any = None,
     ) -> None:
         made = trained.read_trained(workdir, experiment)
-        made.check_images("predict")
+        trained.check_images(made.experiment, "'sinewich predict'")
         known = {task.name: task for task in made.experiment.tasks}
         for name in names or ():
             if name not in known:

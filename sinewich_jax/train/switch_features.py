@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sinewich_jax.config import Config
 from sinewich_jax.core.trees import unflatten_paths
 from sinewich_jax.data.files import read_image
 from sinewich_jax.data.resize import resize_image
@@ -47,6 +48,7 @@ class Features:
 
         Raises:
           CheckpointError: weights of which no backbone of this library is known.
+          ConfigError: a run on texts.
         """
         named, backbone, size = _network(base, path)
         self.size = (side, side) if side else size or (SIDE, SIDE)
@@ -103,12 +105,10 @@ def pictures(path: Path, features: Features, part: str) -> Iterator[tuple[str, n
 
     Raises:
       DataError: nothing there, or a file that is no image.
+      ConfigError: a run on texts.
     """
     if (path / CHECKPOINTS).is_dir():
-        from sinewich_jax.train import build, workdir
-
-        config = dataclasses.replace(workdir.read_config(path), backbone_weights="random")
-        experiment = build.experiment(config)
+        experiment, _ = _run(path)
         source = experiment.train_source if part == "train" else experiment.eval_source
         for index in range(len(source)):
             yield f"{path}[{index}]", features.fitted(source[index]["image"])
@@ -134,9 +134,9 @@ def batches(images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 def _network(base: LeafSource, path: Path) -> tuple[str, Any, tuple[int, int] | None]:
     """The name of the plain network, the network, and the size of its training images if known."""
     if (path / CHECKPOINTS).is_dir():
-        from sinewich_jax.train import networks, workdir
+        from sinewich_jax.train import networks
 
-        config = workdir.read_config(path)
+        _, config = _run(path)
         plain = dataclasses.replace(config, method="decoder_only", tokens="condition")
         return config.backbone, networks.model(plain, ()).backbone, config.image_size
     from sinewich_jax.convert.geometry import parameter_shapes
@@ -151,6 +151,16 @@ def _network(base: LeafSource, path: Path) -> tuple[str, Any, tuple[int, int] | 
         "that it makes no features; name a run that started from it as --base, or build the query "
         "set in Python (docs/switches.md)"
     )
+
+
+def _run(path: Path) -> tuple[Any, Config]:
+    """The experiment of a run on images, and its config."""
+    from sinewich_jax.train import build, trained, workdir
+
+    config = workdir.read_config(path)
+    experiment = build.experiment(build.for_shapes(config))
+    trained.check_images(experiment, "a router of pictures")
+    return experiment, config
 
 
 def _full(name: str) -> str:

@@ -78,26 +78,37 @@ class TextExperiment(Experiment):
     @functools.cached_property
     def train_source(self) -> data.TextSource:
         """The training texts; read and encoded on first use."""
-        texts = self._texts("train", "train")
+        texts = self._texts("train")
         if self.config.train_size is not None:
             texts = texts.sample(self.config.train_size, self.config.seed)
-        return data.TextSource(texts, self.tokenizer, self.config.text.max_tokens, repeat=True)
+        return self._encoded(texts, repeat=True)
 
     @functools.cached_property
     def eval_source(self) -> data.TextSource:
         """The evaluation texts."""
-        split = self.config.eval_split or data.default_eval_split(self.config.data)
-        texts = self._texts("eval", split)
+        texts = self._texts("eval")
         if self.config.eval_size is not None:
             texts = texts.first(self.config.eval_size)
-        return data.TextSource(texts, self.tokenizer, self.config.text.max_tokens, repeat=False)
+        return self._encoded(texts, repeat=False)
 
-    def _texts(self, part: str, split: str) -> data.Texts:
+    def _texts(self, part: str) -> data.Texts:
+        config = self.config
         if part in self.texts:
-            return self.texts[part].select(self.config.tasks)
-        return data.load_texts(
-            self.config.data, split, data_dir=self.config.data_dir, tasks=self.config.tasks
-        )
+            return self.texts[part].select(config.tasks)
+        split = "train"
+        if part == "eval":
+            split = config.eval_split or data.default_eval_split(config.data)
+        return data.load_texts(config.data, split, data_dir=config.data_dir, tasks=config.tasks)
+
+    def _encoded(self, texts: data.Texts, repeat: bool) -> data.TextSource:
+        for task in self.tasks:
+            if (classes := texts.task(task.name).channels) != task.channels:
+                raise ConfigError(
+                    f"the texts of {task.name!r} have {classes} classes, expected the "
+                    f"{task.channels} of the task; label them so, or register a task of your own "
+                    "for them"
+                )
+        return data.TextSource(texts, self.tokenizer, self.config.text.max_tokens, repeat)
 
     def normalise(self, text: Any) -> Any:
         """Texts need no normalisation."""
@@ -195,13 +206,20 @@ def experiment(
         composed = compositions.find(config.adapters.sources)
         composed.check(config.adapters)
     groups = ("all",) if config.method in FULL else config.trainable
+    weighting = make_weighting(config.weighting, len(made), **dict(config.weighting_options))
+    if weighting.needs_gram and config.method == "decoder_only" and not groups:
+        raise ConfigError(
+            f"config key 'weighting' is {config.weighting!r}, which compares gradients of what "
+            "tasks share, and text tasks share nothing that method 'decoder_only' trains; expected "
+            "one of losses, 'fixed' say"
+        )
     given = {"train": train_texts, "eval": eval_texts}
     return TextExperiment(
         config,
         model(config, made, encoder, composed),
         made,
         path_rules(groups, fused=composed is not None),
-        make_weighting(config.weighting, len(made), **dict(config.weighting_options)),
+        weighting,
         SHARDING_RULES,
         (r"heads/.*",),
         penalty=None if composed is None else functools.partial(penalty, config),

@@ -34,21 +34,23 @@ class Trained(NamedTuple):
     config: Config
     skipped: list[tuple[int, str]]
 
-    def check_images(self, verb: str) -> None:
-        """Refuses a run on texts.
 
-        Args:
-          verb: what knows images only.
+def check_images(experiment: Any, who: str) -> None:
+    """Refuses a run on texts.
 
-        Raises:
-          ConfigError: the tasks of the run read texts.
-        """
-        if self.experiment.inputs != "image":
-            raise ConfigError(
-                f"'sinewich {verb}' takes runs on images, and the tasks of this one "
-                f"({', '.join(task.name for task in self.experiment.tasks)}) read texts; expected "
-                "the work directory of another run"
-            )
+    Args:
+      experiment: of the run.
+      who: what knows images only, as a sentence begins with it.
+
+    Raises:
+      ConfigError: the tasks of the run read texts.
+    """
+    if experiment.inputs != "image":
+        raise ConfigError(
+            f"{who} takes runs on images, and the tasks of this one "
+            f"({', '.join(task.name for task in experiment.tasks)}) read texts; expected the work "
+            "directory of another run"
+        )
 
 
 def read_trained(workdir: str | Path, experiment: Any = None) -> Trained:

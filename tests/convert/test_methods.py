@@ -18,7 +18,7 @@ from sinewich_jax.errors import ConfigError
 from tests.convert import models
 
 SIZE = (30, 22)
-WHOLE = ("sinewich_paper", "mtlora", "mtlora_plus", "tadformer", "tadformer_static")
+WHOLE = ("sinewich_paper", "mtlora", "mtlora_plus", "tadformer", "tadformer_static", "adapters")
 
 
 def words(*fast: str) -> list[Any]:

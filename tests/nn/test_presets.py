@@ -53,6 +53,11 @@ PUBLISHED = [
     ("tadformer", {"rank": 32}, 4_776_126),
     ("tadformer", {}, 7_379_262),
     ("tadformer_static", {}, 6_946_878),
+    # 2 d m + m + d numbers a task and place, d = 96, 192, 384, 768, beside the decoder.
+    ("adapters", {}, 1_071_946 + 4 * (97 * 1_440 + 4 * 48)),
+    ("adapters", {"adapters": {"placement": "parallel"}}, 1_071_946 + 4 * (97 * 1_440 + 4 * 48)),
+    ("adapters", {"adapters": {"placement": "houlsby"}}, 1_071_946 + 8 * (97 * 1_440 + 4 * 48)),
+    ("adapters", {"adapters": {"hidden": 8}}, 1_071_946 + 4 * (17 * 1_440 + 4 * 8)),
     # Table 4.2, with the wide clock: published 6.51, 6.53, 6.53, 10.22 and 7.41 M.
     ("sinewich_paper,no_clock", {}, 6_506_762 + 9 * len(TASKS)),
     ("sinewich_paper,no_lowpass", {"clock_hidden": 8}, 6_529_882),
@@ -210,7 +215,7 @@ def test_gradients_reach_what_is_trained(word):
     assert silent <= allowed
 
 
-ON_SWIN = {"mtlora", "mtlora_plus", "tadformer", "tadformer_static", "sinewich_paper"}
+ON_SWIN = {"mtlora", "mtlora_plus", "tadformer", "tadformer_static", "adapters", "sinewich_paper"}
 SETS = ("scenes", "ccp", "kitchen", "folder", "pascal_context", "nyud", "cityscapes")
 
 

@@ -10,7 +10,7 @@ import pytest
 from sinewich_jax import storage
 from sinewich_jax.core.trees import flatten_paths
 from sinewich_jax.errors import CheckpointError
-from sinewich_jax.storage import load_composition, save_composition
+from sinewich_jax.storage import composition_facts, load_composition, save_composition
 
 BASE = {"encoder": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}}
 
@@ -49,6 +49,21 @@ def test_a_fresh_process_reads_the_same_bits(file):
         "assert all(found[p].tobytes() == l.tobytes() for p, l in flatten_paths(parts()).items())"
     )
     subprocess.run([sys.executable, "-c", program, str(file)], check=True, timeout=120)
+
+
+def test_facts_are_read_without_knowing_the_parts(file, tmp_path):
+    assert composition_facts(file) == {"names": ["a", "b"]}
+    save_composition(tmp_path / "plain.safetensors", parts(), BASE)
+    assert composition_facts(tmp_path / "plain.safetensors") == {}
+    storage.save_safetensors(tmp_path / "w.safetensors", {"a": np.ones(2, np.float32)})
+    file.write_bytes(file.read_bytes()[:-1])
+    for path, words in (
+        (tmp_path / "w.safetensors", "is no composition .it says None."),
+        (tmp_path / "gone.safetensors", "gone"),
+        (file, "all.safetensors"),
+    ):
+        with pytest.raises(CheckpointError, match=words):
+            composition_facts(path)
 
 
 def test_whatever_does_not_fit_is_named(file, tmp_path):

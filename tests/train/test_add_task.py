@@ -22,7 +22,7 @@ METHODS = [
     "sinewich",
     *(
         pytest.param(m, marks=pytest.mark.slow)
-        for m in ("lora_gain", "lora_task", "mtlora", "single_task")
+        for m in ("lora_gain", "lora_task", "mtlora", "adapters", "single_task")
     ),
 ]
 

@@ -16,11 +16,15 @@ from sinewich_jax import data, parallel
 from sinewich_jax.core import trees
 from sinewich_jax.data import pipeline, scenes
 from sinewich_jax.errors import CheckpointError, ConfigError, DataError
+from sinewich_jax.nn.bottleneck import PLACES
 from sinewich_jax.storage import arrays
 from sinewich_jax.train import build, networks, setup, step
 
 STEPS = 20
-METHODS = ("sinewich", "zero", "decoder_only", "lora", "lora_gain", "lora_split", "full_ft")
+METHODS = (
+    *("sinewich", "zero", "decoder_only", "lora", "lora_gain", "lora_split", "adapters"),
+    "full_ft",
+)
 
 
 def get_config(arg: str, name: str = "scenes") -> configs.Config:
@@ -172,6 +176,42 @@ def test_keys_that_a_backbone_does_not_read_are_refused():
         with pytest.raises(ConfigError, match=rf"{key!r} is 0\.1.*mobilenet_v2"):
             build.experiment(dataclasses.replace(config, **{key: 0.1}))
     build.experiment(dataclasses.replace(config, trainable=("all",)))
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ({"text": {"max_tokens": 32}}, "'text.max_tokens' is 32"),
+        ({"text": {"dropout": 0.0}}, "'text.dropout' is 0.0"),
+        ({"adapters": {"dropped": (0,)}}, "'adapters.dropped' is [0]"),
+        ({"adapters": {"sources": ("run",)}}, "'adapters.sources' is ['run']"),
+        ({"adapters": {"value_penalty": 0.1}}, "'adapters.value_penalty' is 0.1"),
+        ({"method": "fusion"}, "'method' is 'fusion'"),
+    ],
+)
+@pytest.mark.parametrize("name", ["scenes", "ccp"])
+def test_what_only_texts_have_is_refused_on_images(name, keys, found):
+    config = configs.from_dict({**configs.to_dict(get_config("debug", name)), **keys})
+    with pytest.raises(ConfigError) as refusal:
+        build.experiment(config)
+    assert str(refusal.value).startswith(f"config key {found}, which ")
+    assert "the task 'semseg', which reads images" in str(refusal.value)
+
+
+@pytest.mark.parametrize("placement", ["pfeiffer", "houlsby", "parallel"])
+def test_placement_and_width_of_adapters_come_from_the_config(placement):
+    own = {"placement": placement, "hidden": 5}
+    config = configs.from_dict({**configs.to_dict(get_config("debug,adapters")), "adapters": own})
+    made = build.experiment(config)
+    spec = made.model.backbone.task
+    assert (spec.num_tasks, spec.hidden, spec.placement) == (6, 5, placement)
+    flat = trees.flatten_paths(jax.eval_shape(made.init)["params"])
+    rows = {path: leaf for path, leaf in flat.items() if "/task/" in path}
+    assert {path.split("/")[3] for path in rows} == set(PLACES[placement])
+    trained = trees.flatten_paths(trees.split_tree(flat, made.rules)["trainable"])
+    assert rows.keys() == {path for path in trained if path.startswith("backbone/")}
+    assert all(leaf.shape[0] == 6 for leaf in rows.values())
+    assert not any(made.mergeable(path) for path in trained)
 
 
 def test_a_head_of_another_width_than_the_data_needs_is_refused(monkeypatch):
