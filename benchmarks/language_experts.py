@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.language_plan import DENSITIES, FISHER_TEXTS
+from benchmarks.language_plan import ATTENTION_TEXTS, DENSITIES, FISHER_TEXTS
 from benchmarks.merging_agreement import dense, joined, margins, rank_correlation, top_overlap
 from benchmarks.switching import T_SWITCH, WAYS, Alpha, Setting, point
 from sinewich_jax import merging, optim
 from sinewich_jax.core.trees import flatten_paths, unflatten_paths
 from sinewich_jax.data import pipeline
+from sinewich_jax.nn.fusion import Fuse
 from sinewich_jax.nn.text import ENCODER
 from sinewich_jax.storage import open_leaves
 from sinewich_jax.train import evaluate, trained
@@ -172,3 +173,49 @@ def switched(workdirs: Mapping[str, Path], alphas: Sequence[Alpha]) -> dict[str,
     encoders = {task: one.encoder for task, one in experts.items()}
     setting = Setting(base, encoders, lambda task, tree: experts[task].score(tree))
     return {str(alpha): point(setting, WAYS[T_SWITCH], alpha) for alpha in alphas}
+
+
+# --- fusion ---------------------------------------------------------------------------------------
+
+
+def pruned_fusion(workdir: Path, texts: int = ATTENTION_TEXTS) -> dict[str, Any]:
+    """Test scores of a fusion as its adapters are taken away, by how many stay; not trained again.
+
+    The order is that of the mean attention over training texts, all layers alike; the control
+    keeps those that are attended to least.
+    """
+    run = trained.read_trained(workdir)
+    variables = jax.tree.map(jnp.asarray, run.variables)
+    model, task = run.experiment.model, run.experiment.tasks[0]
+    metric = task.metric()
+
+    def score(names: tuple[str, ...]) -> float:
+        @jax.jit
+        def measure(batch: Any) -> Any:
+            logits = model.apply(variables, batch["text"], how=Fuse(names=names))[task.name]
+            return metric.update(logits, batch["labels"][task.name], batch["valid"][task.name])
+
+        batches = pipeline.eval_batches(run.experiment.eval_source, BATCH).iterate()
+        found = evaluate.merge_states([task], ({task.name: measure(batch)} for batch in batches))
+        return metric.compute(found[task.name])[task.primary]
+
+    @jax.jit
+    def attended(text: Any) -> jax.Array:
+        places = model.apply(variables, text, method="encode").attention
+        return sum(jnp.sum(p * text["mask"], axis=(1, 2, 3)) for p in places.values())
+
+    source = run.experiment.train_source
+    rows = [source[i]["text"] for i in range(min(texts, len(source)))]
+    chunks = [rows[i : i + BATCH] for i in range(0, len(rows) - BATCH + 1, BATCH)]
+    total = sum(
+        np.asarray(attended(jax.tree.map(lambda *leaves: np.stack(leaves), *chunk)), np.float64)
+        for chunk in chunks
+    )
+    order = [model.names[i] for i in np.argsort(-total, kind="stable")]
+    counts = range(1, len(order) + 1)
+    return {
+        "order": order,
+        "shares": dict(zip(model.names, (total / total.sum()).tolist(), strict=True)),
+        "most": {str(n): score(tuple(order[:n])) for n in counts},
+        "least": {str(n): score(tuple(order[-n:])) for n in counts},
+    }

@@ -12,6 +12,8 @@ from PIL import Image
 
 from benchmarks.language_plan import (
     ADAPTERS,
+    ATTENDED,
+    ATTENTION_TEXTS,
     DENSITIES,
     FISHER_TEXTS,
     FUSION,
@@ -62,6 +64,7 @@ def write(plan: Plan, folder: Path) -> None:
     _fusion(page, plan)
     _small(page, plan)
     _attention(page, plan, folder)
+    _pruned_fusion(page, plan)
     _merging(page, plan)
     _switching(page, plan)
     _pruning(page, plan)
@@ -184,6 +187,25 @@ def _attention(page: Page, plan: Plan, folder: Path) -> None:
         "own in bold. Equal attention would be "
         f"{1 / len(TASKS):.2f}."
     )
+
+
+def _pruned_fusion(page: Page, plan: Plan) -> None:
+    page.heading("Fewer adapters")
+    page.text(
+        "Adapters are taken out of a trained fusion, which is not trained again: those that stay "
+        f"are most attended to over {ATTENTION_TEXTS} training texts (of the control, least). "
+        "Test scores, mean over the targets; spread over seeds."
+    )
+    counts = [str(n) for n in range(len(TASKS), 0, -1)]
+    by_seed: dict[int, list[dict[str, Any]]] = {}
+    for cell, one in plan.measured_cells(ATTENDED):
+        by_seed.setdefault(cell.settings["seed"], []).append(one)
+    whole = [rows for rows in by_seed.values() if len(rows) == len(TARGETS)]
+    cells = {
+        title: {n: [mean(one[key][n] for one in rows) for rows in whole] for n in counts}
+        for title, key in (("most attended stay", "most"), ("least attended stay", "least"))
+    }
+    page.table("", cells, counts, first="adapters")
 
 
 def _merging(page: Page, plan: Plan) -> None:

@@ -1,6 +1,6 @@
 """The cells of the language study: which runs there are, and at which rates.
 
-Every run sees as many texts of its task: 400 steps of 16. Texts are cut at a length that holds
+Every run sees as many texts of its task: 800 steps of 16. Texts are cut at a length that holds
 nearly all of a task; runs of several tasks at the longest of them.
 """
 
@@ -19,11 +19,11 @@ TUNING_SEED = 0
 TARGETS = ("rte", "mrpc", "trec", "cola")
 """The first delivery."""
 TASKS = (*TARGETS, "sst2", "sick")
-LENGTHS = {"cola": 24, "trec": 24, "sick": 32, "sst2": 48, "mrpc": 64, "rte": 64}
+LENGTHS = {"cola": 24, "trec": 24, "sick": 32, "sst2": 48, "mrpc": 80, "rte": 96}
 SIZES = (60, 250, 1000)
 """Training texts of a small target."""
 TUNED_ON = ("mrpc", "cola")
-STEPS = 400
+STEPS = 800
 
 ADAPTERS, FULL, FUSION, HEAD = "adapters", "single_task", "fusion", "decoder_only"
 LONGER = "adapters, twice the steps"
@@ -50,8 +50,11 @@ GRIDS = {
 
 KINDS = {"merging": False, "switching": False, "pruning": True}
 """What is measured on experts: on all of a seed together, or on each."""
+ATTENDED = "attended"
+"""What is measured on fusions."""
 DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.4)
 FISHER_TEXTS = 256
+ATTENTION_TEXTS = 512
 ALPHAS = (0.0, 0.6, 0.8, 0.9, 0.95, "auto")
 
 Overrides = tuple[tuple[str, Any], ...]
@@ -240,18 +243,30 @@ class Plan:
         """What is measured on the experts of seeds that have run."""
         ready = [seed for seed in seeds if self.experts(seed) is not None]
         rate = self.rate(FULL)
-        return [
+        found = [
             Measurement.of(kind, "language", **own, seed=seed, steps=STEPS, rate=rate)
             for seed in ready
             for kind, each in KINDS.items()
             for own in ([{"task": task} for task in TARGETS] if each else [{}])
         ]
+        rates = {"rate": self.rate(FUSION), "adapters": self.rate(ADAPTERS)}
+        for seed in seeds:
+            for task in TARGETS:
+                cell = self.composed(task, seed)
+                if cell is not None and self.result(cell) is not None:
+                    own = {"task": task, "seed": seed, "steps": STEPS, **rates}
+                    found.append(Measurement.of(ATTENDED, "language", **own))
+        return found
 
     def measured(self, kind: str) -> list[dict[str, Any]]:
         """What has been measured of a kind, seed by seed."""
+        return [one for _, one in self.measured_cells(kind)]
+
+    def measured_cells(self, kind: str) -> list[tuple[Measurement, dict[str, Any]]]:
+        """The same with what was asked for."""
         cells = [cell for cell in self.measurements(SEEDS) if cell.kind == kind]
-        found = [measurement(cell, self.root) for cell in cells]
-        return [one for one in found if one is not None]
+        found = [(cell, measurement(cell, self.root)) for cell in cells]
+        return [(cell, one) for cell, one in found if one is not None]
 
     # --- results ------------------------------------------------------------------------------
 

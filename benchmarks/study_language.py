@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from benchmarks import cells, language_page
-from benchmarks.language_plan import ALPHAS, SEEDS, Plan
+from benchmarks.language_plan import ALPHAS, ATTENDED, SEEDS, Plan
 from benchmarks.study import ROOT, make_parser, run
 
 MODULE = ("benchmarks.study_language",)
@@ -44,6 +44,11 @@ def measure(plan: Plan, kind: str, seed: int, task: str = "", **_: Any) -> dict[
     """One measurement on the experts of a seed."""
     from benchmarks import language_experts as experts  # the parent of cells needs no JAX
 
+    if kind == ATTENDED:
+        cell = plan.composed(task, seed)
+        if cell is None:
+            raise SystemExit(f"the fusion of {task}, seed {seed}, has not been trained")
+        return experts.pruned_fusion(cell.directory(plan.root))
     runs = plan.experts(seed)
     if runs is None:
         raise SystemExit(f"the experts of seed {seed} have not been trained")

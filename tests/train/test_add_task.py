@@ -71,7 +71,8 @@ def test_all_that_is_shared_is_taken_over_bit_for_bit(runs):
     parts = trees.split_tree(new.variables["params"], new.experiment.rules)
     old = trees.flatten_paths(base.variables["params"])
     frozen = trees.flatten_paths(parts["frozen"])
-    kind = "fc1/kernel" if base.config.method == "single_task" else "lora_up"
+    without = base.config.method in ("single_task", "adapters")
+    kind = "fc1/kernel" if without else "lora_up"
     assert any(kind in path for path in frozen)
     for path, leaf in frozen.items():
         np.testing.assert_array_equal(leaf, old[path], err_msg=path)

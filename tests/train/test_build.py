@@ -18,7 +18,7 @@ from sinewich_jax.data import pipeline, scenes
 from sinewich_jax.errors import CheckpointError, ConfigError, DataError
 from sinewich_jax.nn.bottleneck import PLACES
 from sinewich_jax.storage import arrays
-from sinewich_jax.train import build, networks, setup, step
+from sinewich_jax.train import build, experiment, networks, setup, step
 
 STEPS = 20
 METHODS = (
@@ -216,7 +216,7 @@ def test_placement_and_width_of_adapters_come_from_the_config(placement):
 
 def test_a_head_of_another_width_than_the_data_needs_is_refused(monkeypatch):
     config = dataclasses.replace(get_config("debug"), channels=(("semseg", 5),))
-    monkeypatch.setattr(build, "open_source", lambda config, part, size: small_scenes())
+    monkeypatch.setattr(experiment, "open_source", lambda config, part, size: small_scenes())
     with pytest.raises(ConfigError, match=r"channels\.semseg=8"):
         _ = build.experiment(config).train_source
 
@@ -301,7 +301,7 @@ def test_rendered_originals_are_rendered_at_the_size_of_training(monkeypatch):
         sizes.append(size)
         return small_scenes()
 
-    monkeypatch.setattr(build, "open_source", open_source)
+    monkeypatch.setattr(experiment, "open_source", open_source)
     monkeypatch.setattr(data, "is_rendered", lambda name: name == "scenes")
     config = dataclasses.replace(get_config("debug"), image_size=(32, 32))
     original = build.experiment(config).original_source
