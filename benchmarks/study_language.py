@@ -8,6 +8,7 @@ and started again at any time; ``--page`` writes docs/results/language.md from w
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -30,6 +31,8 @@ def main() -> None:
         cells.record(cell, plan.root, measure(plan, cell.kind, **cell.settings))
         return
     if not arguments.page:
+        if not os.environ.get("SINEWICH_DATA"):
+            raise SystemExit("SINEWICH_DATA is not set, expected the folder that holds nlu/")
         end = time.monotonic() + 60 * arguments.minutes
         for stage in plan.stages(arguments.seeds):
             left = (end - time.monotonic()) / 60

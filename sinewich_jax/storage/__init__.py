@@ -23,6 +23,7 @@ _HOMES = {
     "load_npz": "arrays",
     "load_safetensors": "arrays",
     "open_leaves": "leaves",
+    "rewrite_composition": "composition",
     "save_base": "base",
     "save_composition": "composition",
     "save_safetensors": "arrays",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +80,26 @@ def composition_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     _, metadata = _read(path)
     return json.loads(metadata["facts"])
+
+
+def rewrite_composition(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    change: Callable[[dict[str, Any], dict[str, Any]], tuple[dict[str, Any], dict[str, Any]]],
+) -> None:
+    """Writes a changed copy of a composition, which keeps the mark of its base.
+
+    Args:
+      path: the file.
+      out: the copy.
+      change: from parts and facts to parts and facts.
+
+    Raises:
+      CheckpointError: no composition, a damaged one, or a full disk.
+    """
+    leaves, metadata = _read(path)
+    parts, facts = change(unflatten_paths(leaves), json.loads(metadata["facts"]))
+    save_safetensors(out, flatten_paths(parts), {**metadata, "facts": json.dumps(facts)})
 
 
 def load_composition(

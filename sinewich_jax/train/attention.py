@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sinewich_jax import parallel, storage
+from sinewich_jax.errors import ConfigError
 from sinewich_jax.train import state as states
 from sinewich_jax.train import workdir as workdirs
 
@@ -55,3 +57,20 @@ def leave(workdir: Path, evaluator: Any, state: Any, constants: Any) -> None:
 
         storage.write_json(workdir / FILE, found)
         report.write_attention(workdir / workdirs.DIAGNOSTICS / "attention.png", found)
+
+
+def most_attended(found: Mapping[str, Any], keep: int) -> tuple[str, ...]:
+    """The adapters to which a fusion attends most, over all its places, the most first.
+
+    Args:
+      found: of :func:`mean_attention`, or the content of :data:`FILE`.
+      keep: how many.
+
+    Raises:
+      ConfigError: not from 1 to the number of adapters.
+    """
+    names = found["adapters"]
+    if not 1 <= keep <= len(names):
+        raise ConfigError(f"keep is {keep}, expected from 1 to the {len(names)} adapters")
+    shares = np.sum(list(found["places"].values()), axis=0)
+    return tuple(names[i] for i in np.argsort(-shares, kind="stable")[:keep])

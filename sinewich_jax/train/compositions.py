@@ -18,7 +18,7 @@ import numpy as np
 from sinewich_jax import parallel, storage
 from sinewich_jax.config import AdapterConfig
 from sinewich_jax.core import trees
-from sinewich_jax.errors import CheckpointError, ConfigError
+from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn.bert import Bert
 from sinewich_jax.nn.clock import ClockSpec
 from sinewich_jax.nn.text import ENCODER, TextModel
@@ -164,6 +164,68 @@ def save(workdir: Path, model: TextModel, state: Any, constants: Mapping[str, An
     storage.save_composition(workdir / FILE, _parts(flat), encoder, facts)
 
 
+def load(
+    path: str | Path, bert: Bert, encoder: Mapping[str, Any]
+) -> tuple[TextModel, dict[str, Any]]:
+    """A whole composition as a model that answers.
+
+    Args:
+      path: a composition file, or the work directory of a run that has left one.
+      bert: the encoder beside which it was trained.
+      encoder: its parameters by path, as ``convert.read_bert(FOLDER).params`` holds them.
+
+    Returns:
+      The model and its variables, for ``model.apply``.
+
+    Raises:
+      CheckpointError: no composition, another encoder, or a leaf that is missing, left over or of
+        another shape; the leaf is named.
+    """
+    found = find([str(path)])
+    file, facts = found.paths[0], found.facts[0]
+    base = trees.unflatten_paths(dict(encoder))
+    parts = storage.load_composition(file, _expected(bert, facts), base).parts
+    flat = {
+        f"{_PLACES[name]}{inner}": leaf
+        for name, part in parts.items()
+        for inner, leaf in trees.flatten_paths(part).items()
+    }
+    flat |= {f"{ENCODER}{inner}": leaf for inner, leaf in encoder.items()}
+    params = jax.tree.map(jnp.asarray, trees.unflatten_paths(flat))
+    return _model(bert, facts), {"params": params}
+
+
+def select(path: str | Path, names: Sequence[str], out: str | Path) -> None:
+    """Writes a composition with some of its adapters: the others are gone, nothing else changes.
+
+    With the names of :func:`sinewich_jax.train.attention.most_attended` it is pruned of the
+    adapters that its fusion hardly uses.
+
+    Args:
+      path: a composition file, or the work directory of a run that has left one.
+      names: of the adapters that stay, in their new order.
+      out: the new file.
+
+    Raises:
+      CheckpointError: no composition.
+      ConfigError: no name, one twice, or one that is not there (the nearest is offered).
+    """
+    found = find([str(path)])
+    file, facts = found.paths[0], found.facts[0]
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"the adapters that stay are {tuple(names)}, expected names, each once")
+    for name in names:
+        if name not in facts["names"]:
+            raise ConfigError(f"{file} has no adapter {name!r}{did_you_mean(name, facts['names'])}")
+    rows = np.array([facts["names"].index(name) for name in names])
+
+    def change(parts: dict[str, Any], facts: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        kept = jax.tree.map(lambda leaf: leaf[rows], parts["adapters"])
+        return {**parts, "adapters": kept}, {**facts, "names": list(names)}
+
+    storage.rewrite_composition(file, out, change)
+
+
 def encoder_of(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The encoder among parameters by path, named as the encoder itself names them."""
     return {
@@ -183,8 +245,16 @@ def _parts(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _expected(bert: Bert, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The parts that a file with these facts must hold, as shapes."""
+    model = _model(bert, facts)
+    ids = jnp.zeros((1, len(model.heads), 1), jnp.int32)
+    text = {"ids": ids, "mask": ids == 0, "segments": ids}
+    shapes = jax.eval_shape(model.init, jax.random.key(0), text)
+    return _parts(trees.flatten_paths(shapes["params"]))
+
+
+def _model(bert: Bert, facts: Mapping[str, Any]) -> TextModel:
     heads = tuple((task, outputs) for task, outputs in facts["heads"])
-    model = TextModel(
+    return TextModel(
         bert,
         heads,
         ClockSpec(len(heads)),
@@ -194,7 +264,3 @@ def _expected(bert: Bert, facts: Mapping[str, Any]) -> dict[str, Any]:
         facts["fused"],
         tuple(facts["dropped"]),
     )
-    ids = jnp.zeros((1, len(heads), 1), jnp.int32)
-    text = {"ids": ids, "mask": ids == 0, "segments": ids}
-    shapes = jax.eval_shape(model.init, jax.random.key(0), text)
-    return _parts(trees.flatten_paths(shapes["params"]))

@@ -84,6 +84,7 @@ def read_trained(workdir: str | Path, experiment: Any = None) -> Trained:
         raise CheckpointError(f"{workdir} holds no checkpoint; train it first")
     base = restored.meta["base"]
     constants = {} if base is None else storage.load_base(workdir / workdirs.BASE, base)
-    constants = {"params": {}, **constants}
+    # Arrays of NumPy would be constants of whatever is traced around them.
+    constants = jax.device_put({"params": {}, **constants}, here)
     variables = states.join_variables(*(restored.items[name] for name in _READ), constants)
     return Trained(experiment, variables, restored.step, config, restored.skipped)

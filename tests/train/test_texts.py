@@ -22,7 +22,17 @@ from sinewich_jax.config import Config, from_config_dict
 from sinewich_jax.core import trees
 from sinewich_jax.data import pipeline
 from sinewich_jax.errors import CheckpointError, ConfigError, DataError
-from sinewich_jax.train import build, compositions, encoders, setup, single_task, step, texts
+from sinewich_jax.nn.fusion import Fuse
+from sinewich_jax.train import (
+    attention,
+    build,
+    compositions,
+    encoders,
+    setup,
+    single_task,
+    step,
+    texts,
+)
 from sinewich_jax.train.trained import read_trained
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -297,6 +307,36 @@ def refused(match: str, error=ConfigError, words: str = "", **changes):
     assert "\n" not in str(found.value)
 
 
+def test_a_composition_is_loaded_whole_and_pruned(stage_two, tmp_path):
+    made = read_trained(stage_two)
+    bert = encoders.PRESETS["bert_tiny"]
+    encoder = compositions.encoder_of(parameters(stage_two))
+    model, variables = compositions.load(stage_two, bert, encoder)
+    text = {name: array[None] for name, array in made.experiment.eval_source[0]["text"].items()}
+    whole = made.experiment.model.apply(made.variables, text)["cola"]
+    np.testing.assert_array_equal(model.apply(variables, text)["cola"], whole)
+
+    found = read_json(stage_two / attention.FILE)
+    kept = attention.most_attended(found, 1)
+    means = np.mean(list(found["places"].values()), axis=0)
+    assert kept == (found["adapters"][int(np.argmax(means))],)
+    compositions.select(stage_two, kept, tmp_path / "pruned.safetensors")
+    small, pruned = compositions.load(tmp_path / "pruned.safetensors", bert, encoder)
+    masked = model.apply(variables, text, how=Fuse(names=kept))["cola"]
+    np.testing.assert_array_equal(small.apply(pruned, text)["cola"], masked)
+    assert small.names == kept and len(model.names) == 2
+
+    with pytest.raises(ConfigError, match=r"has no adapter 'colo' \(did you mean 'cola'\?\)"):
+        compositions.select(stage_two, ("colo",), tmp_path / "no.safetensors")
+    with pytest.raises(ConfigError, match="expected names, each once"):
+        compositions.select(stage_two, (), tmp_path / "no.safetensors")
+    with pytest.raises(ConfigError, match="keep is 3, expected from 1 to the 2 adapters"):
+        attention.most_attended(found, 3)
+    with pytest.raises(CheckpointError, match="was trained beside the base"):
+        other = {path: leaf + 1 for path, leaf in encoder.items()}
+        compositions.load(stage_two, bert, other)
+
+
 def test_what_texts_do_not_have_is_refused():
     refused("'depth', which reads images, and 'cola', which reads texts", tasks=("cola", "depth"))
     refused("'method' is 'mtlora', which is defined on images; expected one of", method="mtlora")
@@ -447,38 +487,17 @@ def test_a_composition_answers_in_another_process_bit_for_bit(stage_one, stage_t
     text = pipeline.eval_batches(made.experiment.eval_source, 8, ("cola",)).batch_at(0)["text"]
     expected = jax.jit(made.experiment.model.apply)(made.variables, text)["cola"]
     flat = parameters(stage_two)
-    encoder = {path: leaf for path, leaf in flat.items() if path.startswith(ENCODER)}
+    encoder = compositions.encoder_of(flat)
     storage.save_safetensors(tmp_path / "encoder.safetensors", encoder)
     np.savez(tmp_path / "texts.npz", **text)
     program = """
 import sys, jax, numpy as np
 from sinewich_jax import storage
-from sinewich_jax.core import trees
-from sinewich_jax.nn.clock import ClockSpec
-from sinewich_jax.nn.text import TextModel
-from sinewich_jax.train.encoders import PRESETS
+from sinewich_jax.train import compositions, encoders
 file, encoder, texts, out = sys.argv[1:]
-facts = storage.composition_facts(file)
-heads = tuple(map(tuple, facts["heads"]))
-model = TextModel(
-    PRESETS["bert_tiny"], heads, ClockSpec(1), tuple(facts["names"]), facts["hidden"],
-    facts["placement"], facts["fused"], tuple(facts["dropped"]),
-)
-text = dict(np.load(texts))
-flat, _ = storage.load_safetensors(encoder)
-base = trees.unflatten_paths({k.removeprefix("backbone/encoder/"): v for k, v in flat.items()})
-places = {"adapters": "backbone/adapters_", "fusion": "backbone/fusion_", "heads": "heads/"}
-shapes = trees.flatten_paths(jax.eval_shape(model.init, jax.random.key(0), text)["params"])
-like = {
-    part: trees.unflatten_paths(
-        {path.removeprefix(at): leaf for path, leaf in shapes.items() if path.startswith(at)}
-    )
-    for part, at in places.items()
-}
-for part, tree in storage.load_composition(file, like, base).parts.items():
-    flat |= {f"{places[part]}{path}": leaf for path, leaf in trees.flatten_paths(tree).items()}
-found = jax.jit(model.apply)({"params": trees.unflatten_paths(flat)}, text)
-np.save(out, found["cola"])
+base, _ = storage.load_safetensors(encoder)
+model, variables = compositions.load(file, encoders.PRESETS["bert_tiny"], base)
+np.save(out, jax.jit(model.apply)(variables, dict(np.load(texts)))["cola"])
 """
     names = ("encoder.safetensors", "texts.npz", "out.npy")
     paths = [stage_two / compositions.FILE, *(tmp_path / name for name in names)]
