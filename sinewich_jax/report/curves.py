@@ -71,7 +71,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> Image.Image | None:
         for picture in (
             _chart("loss", _pick(records, "loss"), log=True, smooth=True),
             _chart("loss of each task", _by_task(records, "loss"), log=True, smooth=True),
-            _chart("images a second", _pick(records, "images_per_second"), include=(0.0,)),
+            _chart("examples a second", _pick(records, "images_per_second"), include=(0.0,)),
             _chart("frequency (mean over layers)", _by_task(records, "omega"), log=True),
             _chart(
                 "modulation index (mean over layers)",

@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         resolution=arguments.resolution,
     )
     for name, row in results["tasks"].items():
-        numbers = f"{_text(row['value'])} (mean label map {_text(row['baseline'])})"
+        numbers = f"{_text(row['value'])} (mean label {_text(row['baseline'])})"
         print(f"{name:<14}{row['metric']:<14}{numbers}")
         if "ods" in row["all"]:
             print(f"{name:<14}{'odsF':<14}{_text(row['all']['ods'])}")

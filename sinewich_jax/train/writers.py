@@ -130,7 +130,7 @@ class ConsoleWriter:
             numbers = f"loss {scalars['loss']:.4f}"
             speed = scalars.get("images_per_second", math.nan)
             if math.isfinite(speed):
-                numbers += f"  {speed:.1f} images/s  ETA {_clock(scalars['eta_seconds'])}"
+                numbers += f"  {speed:.1f} examples/s  ETA {_clock(scalars['eta_seconds'])}"
             self._bar.update(self._task, completed=step, numbers=numbers)
             if not self._console.is_terminal:
                 self._console.print(f"step {step}/{self._total}  {numbers}")

@@ -77,7 +77,7 @@ def test_console_prints_plain_lines_where_there_is_no_terminal(capsys):
     writer.close()
     # Before version 15, rich ends with an empty line.
     assert capsys.readouterr().err.rstrip("\n").splitlines() == [
-        "step 10/100  loss 2.0000  50.0 images/s  ETA 1:02:03",
+        "step 10/100  loss 2.0000  50.0 examples/s  ETA 1:02:03",
         "step 20/100  loss 1.0000",
         "step 20  depth/rmse 0.5000",
         "warning at step 20: collapsed [here]",
