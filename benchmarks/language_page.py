@@ -19,6 +19,7 @@ from benchmarks.language_plan import (
     FUSION,
     GRIDS,
     JOINT,
+    JOINT_STEPS,
     LENGTHS,
     ROWS,
     SEEDS,
@@ -53,7 +54,9 @@ def write(plan: Plan, folder: Path) -> None:
     page.text(
         "Made by `python -m benchmarks.study_language`; every number is read from the runs' "
         "`results.json`. all-MiniLM-L6-v2 (6 layers, 384 wide, 22.6 M parameters) on public text "
-        f"tasks, test splits. Every run sees as many texts of its task: {STEPS} steps of 16. Texts "
+        f"tasks, test splits. Whoever learns one task at a time sees as many texts of it: "
+        f"{listed(f'{n} steps ({task})' for task, n in STEPS.items())} of 16; runs of several tasks "
+        f"have {JOINT_STEPS} steps of 16 texts of each, for cola a third of that. Texts "
         f"are cut at {listed(f'{n} tokens ({task})' for task, n in LENGTHS.items())}; runs of "
         f"several tasks at {max(LENGTHS.values())}. Mean and sample standard deviation over seeds. "
         "cola is scored by Matthews correlation, all others by accuracy. A run is short, so these "
@@ -325,5 +328,5 @@ def _mean_of(values: Sequence[float | None]) -> list[float] | None:
 def _command(words: str) -> str:
     return (
         f"SINEWICH_DATA=DIR python train.py --config=configs/glue_adapters.py:{words} "
-        f"--config.steps={STEPS} --config.eval_split=test --config.seed=0"
+        f"--config.steps={STEPS[TARGETS[0]]} --config.eval_split=test --config.seed=0"
     )

@@ -1,7 +1,6 @@
 """The cells of the language study: which runs there are, and at which rates.
 
-Every run sees as many texts of its task: 800 steps of 16. Texts are cut at a length that holds
-nearly all of a task; runs of several tasks at the longest of them.
+Texts are cut at a length that holds most of a task whole; runs of several tasks at the longest.
 """
 
 from __future__ import annotations
@@ -19,11 +18,14 @@ TUNING_SEED = 0
 TARGETS = ("rte", "mrpc", "trec", "cola")
 """The first delivery."""
 TASKS = (*TARGETS, "sst2", "sick")
-LENGTHS = {"cola": 24, "trec": 24, "sick": 32, "sst2": 48, "mrpc": 80, "rte": 96}
+LENGTHS = {"cola": 24, "trec": 24, "sick": 32, "sst2": 48, "mrpc": 64, "rte": 64}
 SIZES = (60, 250, 1000)
 """Training texts of a small target."""
-TUNED_ON = ("mrpc", "cola")
-STEPS = 800
+TUNED_ON = ("mrpc", "trec")
+STEPS = {"cola": 1200, "trec": 400, "sick": 400, "sst2": 400, "mrpc": 400, "rte": 400}
+"""Of 16 texts, the same for all methods that learn one task at a time; cola's are short, and at 400
+steps nothing learns it."""
+JOINT_STEPS = 400
 
 ADAPTERS, FULL, FUSION, HEAD = "adapters", "single_task", "fusion", "decoder_only"
 LONGER = "adapters, twice the steps"
@@ -60,12 +62,10 @@ ALPHAS = (0.0, 0.6, 0.8, 0.9, 0.95, "auto")
 Overrides = tuple[tuple[str, Any], ...]
 
 
-def _run(
-    words: str, rate: float | None, seed: int, *more: tuple[str, Any], steps: int = STEPS
-) -> Cell:
+def _run(words: str, rate: float | None, seed: int, *more: tuple[str, Any], steps: int) -> Cell:
     file = "glue_fusion" if dict(more).get("adapters.sources") else "glue_adapters"
     rates = () if rate is None else (("learning_rate", rate),)
-    common = (("steps", steps), ("warmup_steps", STEPS // 10), ("log_every", 50), ("seed", seed))
+    common = (("steps", steps), ("warmup_steps", steps // 10), ("log_every", 50), ("seed", seed))
     return Cell(f"configs/{file}.py:{words}", (*common, *rates, *more))
 
 
@@ -81,14 +81,14 @@ def single(
         ("text.max_tokens", LENGTHS[task]),
         ("eval_split", split),
         *small,
-        steps=2 * STEPS if method == LONGER else STEPS,
+        steps=2 * STEPS[task] if method == LONGER else STEPS[task],
     )
 
 
 def joint(method: str, seed: int) -> Cell:
     """Several tasks in one run, at the rates of its config."""
     more = (("tasks", TARGETS), ("text.max_tokens", max(LENGTHS.values())))
-    return _run(method, None, seed, *more, ("eval_split", "test"))
+    return _run(method, None, seed, *more, ("eval_split", "test"), steps=JOINT_STEPS)
 
 
 def fusion(
@@ -104,6 +104,7 @@ def fusion(
         ("text.max_tokens", LENGTHS[task]),
         ("eval_split", split),
         *small,
+        steps=STEPS[task],
     )
 
 
@@ -244,7 +245,7 @@ class Plan:
         ready = [seed for seed in seeds if self.experts(seed) is not None]
         rate = self.rate(FULL)
         found = [
-            Measurement.of(kind, "language", **own, seed=seed, steps=STEPS, rate=rate)
+            Measurement.of(kind, "language", **own, seed=seed, steps=sum(STEPS.values()), rate=rate)
             for seed in ready
             for kind, each in KINDS.items()
             for own in ([{"task": task} for task in TARGETS] if each else [{}])
@@ -254,7 +255,7 @@ class Plan:
             for task in TARGETS:
                 cell = self.composed(task, seed)
                 if cell is not None and self.result(cell) is not None:
-                    own = {"task": task, "seed": seed, "steps": STEPS, **rates}
+                    own = {"task": task, "seed": seed, "steps": STEPS[task], **rates}
                     found.append(Measurement.of(ATTENDED, "language", **own))
         return found
 
