@@ -13,9 +13,13 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
+# A busy machine is no error of an example that takes long.
+hypothesis.settings.register_profile("sinewich", deadline=None)
+hypothesis.settings.load_profile("sinewich")
 
 # LLVM without optimisation and in one piece, and XLA's older way to emit loops: programs of the
 # same operations, compiled in a sixth of the time. Versions that have lost the older way (jaxlib

@@ -194,7 +194,7 @@ def fused_in_every_way(query, many, fusion, **options):
     }
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 99),
     n=st.integers(1, 4),

@@ -34,7 +34,7 @@ def test_frequencies_are_the_written_formula():
     assert jnp.array_equal(omega, column)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 1000),
     size=st.floats(1e-3, 1e6),
@@ -65,7 +65,7 @@ def test_a_single_task_sits_in_the_middle():
     assert clock.spread_frequencies(1, 50.0) == jnp.array([100.0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(value=st.floats(1e-3, 1e4))
 def test_positive_parametrisations_are_inverted(value):
     raw = clock.positive_inverse(value)
@@ -73,7 +73,7 @@ def test_positive_parametrisations_are_inverted(value):
     assert clock.above_one(clock.above_one_inverse(1 + value)) == pytest.approx(1 + value, rel=1e-3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(raw=st.floats(-30, 1e4))
 def test_positive_parametrisations_keep_their_side(raw):
     assert clock.positive(jnp.float32(raw)) > 0

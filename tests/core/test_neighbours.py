@@ -47,7 +47,7 @@ def test_a_feature_that_is_not_finite_is_infinitely_far_and_harms_no_other(wrap)
     np.testing.assert_allclose(found[[0, 4]], [[0, 4], [2, 2]], atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_the_nearest_are_those_of_a_stable_sort(data):
     rows, count = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 12))

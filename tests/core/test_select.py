@@ -35,7 +35,7 @@ def brute(scores: np.ndarray, count: int) -> np.ndarray:
     return (mask & (scores.ravel() > 0)).reshape(scores.shape)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SCORES, st.data())
 def test_masks_are_those_of_a_sort(scores, data):
     count = data.draw(st.integers(1, scores.size))
@@ -64,7 +64,7 @@ def test_large_arrays_are_bracketed_by_a_sample(kind):
         np.testing.assert_array_equal(select.top_mask(scores, count), brute(scores, count))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SCORES, st.data())
 def test_the_threshold_of_parts_is_that_of_the_whole(scores, data):
     count = data.draw(st.integers(1, scores.size))
@@ -75,7 +75,7 @@ def test_the_threshold_of_parts_is_that_of_the_whole(scores, data):
     assert TRACED_THRESHOLD(parts, count) == expected
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(SCORES, st.data())
 def test_several_cuts_over_the_same_parts(scores, data):
     counts = [data.draw(st.integers(1, scores.size)) for _ in range(2)]

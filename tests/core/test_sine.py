@@ -159,7 +159,7 @@ def test_anchored_is_the_difference_of_two_modulations(float64, lowpass):
     np.testing.assert_allclose(changed, difference, rtol=0, atol=1e-14)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     omega=st.floats(-1e4, 1e4),
     size=st.floats(1e-3, 1e5),
@@ -214,7 +214,7 @@ def test_t_odd_signs_of_factor_and_frequency_cancel():
     assert jnp.array_equal(modulate(kernel, 1.7), -modulate(kernel, -1.7))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(exponent=st.integers(-20, 20), omega=st.floats(0.1, 100))
 def test_t_scale_only_the_product_of_frequency_and_kernel_counts(exponent, omega):
     """T-scale: (a omega, M / a) is the same kernel, bit for bit when a is a power of two."""

@@ -167,7 +167,7 @@ def test_t_dec_5_equal_frequencies_are_equal_kernels_and_distance_decorrelates()
     assert jnp.all(jnp.diff(law) < 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(sigma=st.floats(0.05, 5), w1=st.floats(0.1, 20), w2=st.floats(0.1, 20), a=st.floats(0.1, 10))
 def test_the_law_is_symmetric_bounded_and_blind_to_the_gauge(sigma, w1, w2, a):
     law = sine.gaussian_cosine_law(sigma, w1, w2)
@@ -195,7 +195,7 @@ def test_the_first_anchored_updates_follow_their_law(float64, index, mean):
 # --- the cosine itself --------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**31), exponent=st.integers(-18, 15))
 def test_cosines_do_not_depend_on_size(seed, exponent):
     kernels = jnp.asarray(np.random.default_rng(seed).standard_normal((3, 2, 5)), jnp.float32)

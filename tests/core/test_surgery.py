@@ -73,7 +73,7 @@ def test_vanishing_gradients_give_finite_coefficients(name):
 
 
 @given(seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_pcgrad_of_two_tasks_is_the_closed_form(seed):
     a, b = random_gradients(seed, 2)
     dot = a @ b
@@ -99,7 +99,7 @@ def test_pcgrad_equals_the_loop_of_the_paper():
 
 
 @given(seeds)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_mgda_of_two_tasks_is_the_closed_form(seed):
     a, b = random_gradients(seed, 2).astype(np.float64)
     expected = np.clip((b - a) @ b / ((a - b) @ (a - b)), 0, 1)
@@ -108,7 +108,7 @@ def test_mgda_of_two_tasks_is_the_closed_form(seed):
 
 
 @given(seeds, st.integers(3, 8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_mgda_meets_the_conditions_of_optimality(seed, tasks):
     own = random_gradients(seed, tasks)
     found = np.asarray(METHODS["mgda"](jnp.asarray(own @ own.T)), np.float64)
@@ -120,7 +120,7 @@ def test_mgda_meets_the_conditions_of_optimality(seed, tasks):
 
 
 @given(seeds, st.integers(2, 8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_cagrad_does_best_for_the_worst_task_within_its_ball(seed, tasks):
     own, c = random_gradients(seed, tasks).astype(np.float64), 0.5
     found = (1 + c * c) * np.asarray(METHODS["cagrad"](jnp.asarray(own @ own.T, jnp.float32)))
@@ -142,7 +142,7 @@ def test_cagrad_without_a_ball_is_the_mean():
 
 
 @given(seeds, st.integers(2, 6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_imtl_g_projects_alike_on_all_directions(seed, tasks):
     own = random_gradients(seed, tasks).astype(np.float64)
     found = np.asarray(METHODS["imtl_g"](jnp.asarray(own @ own.T, jnp.float32)))
@@ -153,7 +153,7 @@ def test_imtl_g_projects_alike_on_all_directions(seed, tasks):
 
 
 @given(seeds, st.integers(2, 8))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_nash_solves_its_equation(seed, tasks):
     own = random_gradients(seed, tasks).astype(np.float64)
     found = np.asarray(METHODS["nash"](jnp.asarray(own @ own.T, jnp.float32)), np.float64)
@@ -163,7 +163,7 @@ def test_nash_solves_its_equation(seed, tasks):
 
 @example(921, 0.015625)
 @given(seeds, st.floats(0.01, 100.0))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @pytest.mark.parametrize("name", ["imtl_g", "nash"])
 def test_the_direction_does_not_change_when_a_loss_is_multiplied(name, seed, factor):
     own = random_gradients(seed, 3).astype(np.float64)

@@ -16,7 +16,7 @@ from sinewich_jax.core import ternary
 SIZES = [0, 1, 7, 8, 9, 63, 64, 65, 1000]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from(SIZES), st.sampled_from([0, 0.01, 0.4, 1]), st.integers(0, 2**31))
 def test_bits_come_back_and_the_pad_is_zero(n, density, seed):
     bits = np.random.default_rng(seed).random(n) < density
@@ -65,7 +65,7 @@ def test_the_entropy_of_nothing_of_everything_and_of_levels():
     assert ternary.entropy_bits(n, 2 * n // 3) == pytest.approx(n * math.log2(3))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.sampled_from([0.0, 0.25, 1.0, 1.5, 7.0]), min_size=1, max_size=12))
 def test_the_best_count_is_the_first_of_the_best(values):
     ordered = np.sort(np.float32(values))[::-1].astype(float)

@@ -85,7 +85,7 @@ def test_flip_mirrors_maps_and_negates_x_of_normals():
 
 
 @given(seed=st.integers(0, 99), height=st.integers(1, 9), width=st.integers(1, 9))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_flip_twice_is_identity(seed, height, width):
     example = make_example(height, width, seed, holes=True)
     window = Window((height, width), flip=True)
@@ -249,7 +249,7 @@ def test_crop_larger_than_the_frame_pads_with_invalid_pixels():
     crop=st.sampled_from([None, (5, 9), (30, 30)]),
     method=st.sampled_from(["linear", "cubic"]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_comes_out_is_always_an_example(seed, rotate, crop, method):
     example = make_example(16, 12, seed, holes=True)
     augment = Augment(True, (0.5, 2.0), rotate, crop, method=method, brightness=0.2, contrast=0.3)

@@ -58,7 +58,7 @@ def test_the_average_is_task_arithmetic_with_one_over_t():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), average, arithmetic)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(leaf=LEAF, count=st.integers(1, 7))
 def test_identical_experts_average_to_themselves_bit_for_bit(leaf, count):
     experts = {str(i): {"w": leaf} for i in range(count)}
@@ -66,7 +66,7 @@ def test_identical_experts_average_to_themselves_bit_for_bit(leaf, count):
     np.testing.assert_array_equal(merged["w"], leaf)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(leaf=LEAF, data=st.data())
 def test_a_task_vector_leads_from_the_base_to_the_expert_and_back(leaf, data):
     base = {"w": data.draw(hnp.arrays(np.float32, leaf.shape, elements=VALUES))}

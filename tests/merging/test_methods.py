@@ -122,7 +122,7 @@ def test_how_many_are_kept(scope, trim, kept):
     np.testing.assert_array_equal(pruned, np.where(delta["w"] > 10 - kept, delta["w"], 0))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(0, 3), min_size=12, max_size=12), st.floats(0.01, 1))
 def test_a_global_cut_keeps_exactly_as_many_even_among_equals(values, density):
     flat = np.array(values, np.float32)

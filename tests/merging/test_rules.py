@@ -63,7 +63,7 @@ def test_what_rules_say_of_themselves_is_true():
 
 
 @pytest.mark.parametrize("rule", [rule.name for rule in RULES])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(leaf=VALUES, count=st.integers(1, 5))
 def test_experts_equal_to_the_base_leave_it_bit_for_bit(rule, leaf, count):
     base = {"w": leaf, "v": np.full((3, 2), leaf.flat[0])}
@@ -73,7 +73,7 @@ def test_experts_equal_to_the_base_leave_it_bit_for_bit(rule, leaf, count):
 
 
 @pytest.mark.parametrize("rule", EXACT)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(leaf=VALUES, count=st.integers(2, 5))
 def test_experts_that_agree_are_what_comes_out(rule, leaf, count):
     expert = {"w": leaf, "v": np.full((3, 2), leaf.flat[0])}
@@ -84,7 +84,7 @@ def test_experts_that_agree_are_what_comes_out(rule, leaf, count):
 
 
 @pytest.mark.parametrize("rule", ONE_EXPERT)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(leaf=LEAF, data=st.data())
 def test_one_expert_untrimmed_is_the_expert_exactly(rule, leaf, data):
     origin = data.draw(hnp.arrays(np.float32, leaf.shape, elements=EIGHTHS))
@@ -95,7 +95,7 @@ def test_one_expert_untrimmed_is_the_expert_exactly(rule, leaf, data):
 
 
 @pytest.mark.parametrize("rule", ["average", "magnitude_weighted", "fisher", "curvature_average"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(leaf=VALUES, data=st.data())
 def test_weighted_means_of_one_expert_do_not_even_round(rule, leaf, data):
     base = {"w": data.draw(hnp.arrays(np.float32, leaf.shape, elements=EIGHTHS))}

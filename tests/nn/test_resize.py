@@ -14,7 +14,7 @@ MAPS = np.random.default_rng(0).standard_normal((3, 6, 5, 2)).astype(np.float32)
 in_frame = jax.jit(resize_in_frame, static_argnums=2)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.lists(st.tuples(st.integers(1, 17), st.integers(1, 14)), min_size=3, max_size=3))
 def test_each_map_gets_its_own_size(sizes):
     framed = np.asarray(in_frame(MAPS, np.array(sizes, np.int32), FRAME))

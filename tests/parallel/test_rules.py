@@ -136,7 +136,7 @@ def test_unsharded_fraction(mesh):
     assert unsharded_fraction({}, {}, "data") == 0.0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     sizes=st.lists(st.integers(1, 12), min_size=1, max_size=3),
     axes=st.permutations([None, "data", "model"]),

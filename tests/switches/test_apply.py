@@ -205,7 +205,7 @@ def test_a_merge_is_the_sum_and_one_weight_is_one_task(road):
         assert_equal(one, apply_switch(base, several[name]))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.floats(-2, 2, width=32), min_size=6, max_size=6))
 def test_merging_is_linear_in_the_weights(numbers):
     several = tasks()

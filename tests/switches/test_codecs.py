@@ -73,7 +73,7 @@ def test_every_codec_gives_back_every_mask_and_auto_is_the_smallest(n):
             assert least == sizes[name] if exact else least <= sizes[name]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.booleans(), max_size=200))
 def test_every_codec_gives_back_small_masks(bits):
     mask, n = packed(bits), len(bits)

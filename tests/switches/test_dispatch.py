@@ -128,7 +128,7 @@ def test_few_shapes_are_compiled(model):
     assert sorted(traced) == [1, 2, 4, 8]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 10), st.integers(1, 30), st.integers(0, 2**16))
 def test_votes_of_up_to_ten_neighbours_are_grouped_exactly(k, size, seed):
     rng = np.random.default_rng(seed)

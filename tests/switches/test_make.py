@@ -123,7 +123,7 @@ DELTAS = hnp.arrays(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(DELTAS, st.sampled_from(ALPHAS[:8]), st.booleans())
 def test_what_is_kept_is_the_definition(delta, alpha, split):
     found = kept(delta, alpha=alpha, sign_split=split, min_size=0)
@@ -137,7 +137,7 @@ def test_what_is_kept_is_the_definition(delta, alpha, split):
     np.testing.assert_array_equal(found, expected * np.sign(delta))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(DELTAS, st.lists(st.sampled_from(ALPHAS[:8]), min_size=2, max_size=2))
 def test_masks_are_nested(delta, alphas):
     low, high = sorted(alphas)
@@ -145,7 +145,7 @@ def test_masks_are_nested(delta, alphas):
     np.testing.assert_array_equal(np.where(less != 0, more, 0), less)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(DELTAS, st.sampled_from([1e-18, 0.1, 3.0, 7e17]), st.sampled_from(["l2_kept", "l1", "auto"]))
 def test_a_task_vector_and_its_multiple_have_the_same_planes(delta, factor, setting):
     how = {"alpha": "auto"} if setting == "auto" else {"alpha": 0.5, "knob": setting}
@@ -156,7 +156,7 @@ def test_a_task_vector_and_its_multiple_have_the_same_planes(delta, factor, sett
     )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(DELTAS, st.data())
 def test_permuted_entries_are_permuted_switches(delta, data):
     order = data.draw(st.permutations(range(delta.size)))

@@ -38,7 +38,7 @@ def test_modes(mode, expected, xp):
     assert found.dtype == np.float32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(MODES))
 def test_weights_follow_their_samples(data, mode):
     votes = np.float32(

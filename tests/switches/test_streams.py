@@ -41,7 +41,7 @@ def test_the_official_streams_bit_for_bit():
     assert seen == 90
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 9), st.lists(st.sampled_from([-1, 0, 0, 1]), max_size=30))
 def test_any_leaf_comes_back(group, values):
     values = np.repeat(values, group)

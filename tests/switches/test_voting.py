@@ -60,7 +60,7 @@ def test_votes_are_the_class_probabilities_of_scikit_learn(metric, weighting, k)
     assert isinstance(by_numpy, np.ndarray) and by_numpy.dtype == by_jax.dtype == np.float32
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**16), st.integers(1, 40), st.sampled_from(voting.WEIGHTINGS))
 def test_votes_sum_to_one_and_follow_the_samples(seed, k, weighting):
     queries, features = made_up(30, 4, seed), samples(20, 4, seed + 1)

@@ -34,7 +34,7 @@ def brute(claimed: np.ndarray, truth: np.ndarray, reach: float) -> int:
     return sum(place(i, set()) for i in range(len(ours)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MASKS, MASKS, st.sampled_from([0.0, 1.0, 1.5, 2.3]))
 def test_matching_is_the_largest_one(claimed, truth, reach):
     assert boundary.match(claimed, truth, reach) == brute(claimed, truth, reach)

@@ -45,7 +45,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize("name", ALL)
-@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(cuts=st.sets(st.integers(1, IMAGES - 1)), order=st.randoms(use_true_random=False))
 def test_any_split_gives_the_same_state(name, cuts, order):
     metric = small(name).metric()

@@ -113,7 +113,7 @@ def test_fields_that_make_no_sense_are_refused(name, options, message):
 # --- scores --------------------------------------------------------------------------------------
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=60)
 @hypothesis.given(data=st.data(), classes=st.sampled_from([2, 3, 5]))
 def test_agreement_equals_scikit_learn(data, classes):
     pairs = st.lists(st.tuples(*[st.integers(0, classes - 1)] * 2), min_size=1, max_size=COUNT)
@@ -201,7 +201,7 @@ def test_hundreds_of_classes_are_counted_where_they_belong():
 
 
 @pytest.mark.parametrize("name", KINDS)
-@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(cuts=st.sets(st.integers(1, COUNT - 1)), order=st.randoms(use_true_random=False))
 def test_any_split_gives_the_same_scores(name, cuts, order):
     metric = tasks.make(name).metric()

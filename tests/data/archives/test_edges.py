@@ -49,7 +49,7 @@ def test_one_row_and_one_pixel():
     assert boundaries(np.array([[0, 0, 1, 1]])).tolist() == [[False, True, True, False]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hnp.arrays(bool, st.tuples(st.integers(1, 14), st.integers(1, 14))))
 def test_thinning_keeps_the_pieces(mask):
     before = mask.copy()

@@ -42,7 +42,7 @@ def test_the_stream_is_philox_word_by_word():
 
 
 @given(st.integers(0, 2**63), st.integers(-5, 5), st.integers(0, 9))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_draws_stay_in_range(seed, low, span):
     draws = Draws(seed)
     assert low <= draws.integer(low, low + span) <= low + span
@@ -50,7 +50,7 @@ def test_draws_stay_in_range(seed, low, span):
 
 
 @given(st.integers(0, 2**63))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_same_seed_same_scene_and_fixed_shapes(seed):
     one, two = flat(sample_scene(seed)), flat(sample_scene(seed))
     reference = flat(sample_scene(0))
