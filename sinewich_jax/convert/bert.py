@@ -160,6 +160,14 @@ def bert_of(config: Mapping[str, Any], where: str = "the config") -> Bert:
             f"{where} has hidden_size {width} and num_attention_heads {heads}, expected a divisor"
         )
     padding = config.get("pad_token_id")
+    padding = 1 if padding is None else padding
+    if kind == "roberta" and not (
+        isinstance(padding, int) and 0 <= padding < number("max_position_embeddings") - 1
+    ):
+        raise CheckpointError(
+            f"{where} has pad_token_id {padding!r}, expected a whole number from 0 and below the "
+            "places that it counts from"
+        )
     return Bert(
         vocabulary=number("vocab_size"),
         width=width,
@@ -170,7 +178,7 @@ def bert_of(config: Mapping[str, Any], where: str = "the config") -> Bert:
         types=number("type_vocab_size"),
         activation=activation,
         epsilon=rate("layer_norm_eps", 1e-12),
-        padding=(1 if padding is None else int(padding)) if kind == "roberta" else None,
+        padding=padding if kind == "roberta" else None,
         dropout=rate("hidden_dropout_prob", 0.1),
         attention_dropout=rate("attention_probs_dropout_prob", 0.1),
     )

@@ -59,13 +59,17 @@ class SelectTasks(_View):
         self.class_names = {t: source.class_names[t] for t in tasks if t in source.class_names}
 
     def __getitem__(self, index: int) -> Example:
-        """Example ``index`` with the labels of the wanted tasks only."""
+        """Example ``index`` with the labels of the wanted tasks only, and their texts."""
         example = self.source[index]
-        return {
+        chosen = {
             **example,
             "labels": {task: example["labels"][task] for task in self.tasks},
             "valid": {task: example["valid"][task] for task in self.tasks},
         }
+        if "text" in example:  # a row for each task of the source
+            rows = [self.source.tasks.index(task) for task in self.tasks]
+            chosen["text"] = {name: array[rows] for name, array in example["text"].items()}
+        return chosen
 
 
 class Resized(_View):

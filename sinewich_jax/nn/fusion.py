@@ -61,6 +61,9 @@ PLACEMENTS = {
 }
 """As the adapters library has them (``seq_bn``, ``double_seq_bn``, ``par_bn``)."""
 
+FORMS = ("bottleneck", *core.FORMS)
+"""Ways to compute a fusion, equal but for rounding."""
+
 _normal = nn.initializers.normal(0.02)
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", batch_axis=(0,))
 _small = nn.initializers.truncated_normal(0.01, lower=-2.0, upper=2.0)
@@ -149,6 +152,10 @@ class Site(NamedTuple):
         """Some of the adapters, in the order asked for; None for all."""
         if names is None:
             return self.many
+        if isinstance(names, str) or not names:
+            raise ConfigError(
+                f"the adapters are {names!r}, expected a tuple of names, at least one"
+            )
         for name in names:
             if name not in self.names:
                 raise ConfigError(f"there is no adapter {name!r}{did_you_mean(name, self.names)}")
@@ -202,7 +209,25 @@ class ByTask:
     def updates(self, site: Site) -> tuple[core.Update, ...]:
         """The ``up`` of each sample's adapter."""
         run = functools.partial(core.bottleneck_by_task, activation=site.activation)
-        return (lambda h: run(h, site.many, self.task_ids, scale=site.scale).up,)
+        ids, count = jnp.asarray(self.task_ids), len(site.names)
+        if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise ConfigError(f"task_ids are {ids.dtype} of shape {ids.shape}, expected int (B,)")
+        # Numbers that are only known on the device cannot be looked at.
+        known = not isinstance(ids, jax.core.Tracer) and ids.size
+        if known and not 0 <= int(ids.min()) <= int(ids.max()) < count:
+            raise ConfigError(
+                f"task_ids go from {int(ids.min())} to {int(ids.max())}, expected from 0 to "
+                f"{count - 1}, the numbers of the {count} adapters"
+            )
+
+        def update(h: Array) -> Array:
+            if len(ids) != len(h):
+                raise ConfigError(
+                    f"there are {len(ids)} task_ids for {len(h)} texts, expected one each"
+                )
+            return run(h, site.many, ids, scale=site.scale).up
+
+        return (update,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +242,11 @@ class InTurn:
         run = functools.partial(core.bottleneck, activation=site.activation, scale=site.scale)
 
         def update(h: Array) -> Array:
+            if len(h) % len(site.names):
+                raise ConfigError(
+                    f"{len(h)} texts are in turn those of {len(site.names)} adapters, expected a "
+                    "multiple of them"
+                )
             grouped = h.reshape(-1, len(site.names), *h.shape[1:])
             made = jax.vmap(lambda one, x: run(x, one).up, (0, 1), 1)(site.many, grouped)
             return made.reshape(h.shape)
@@ -290,6 +320,10 @@ class Fuse:
         """The context of the attention."""
         if site.kernels is None:
             raise ConfigError("there is no fusion in this network; make it with fused=True")
+        if self.form not in FORMS:
+            raise ConfigError(
+                f"the form of fusion is {self.form!r}{did_you_mean(self.form, FORMS)}"
+            )
         kernels, many = site.kernels, site.chosen(self.names)
 
         def update(h: Array) -> Array:
@@ -368,6 +402,10 @@ class AdaptedBert(nn.Module):
             )
         if len(set(self.names)) < len(self.names) or (self.fused and not self.names):
             raise ConfigError(f"the adapters are {self.names}; expected names, each once")
+        if beyond := [n for n in self.dropped if not 0 <= n < self.bert.depth]:
+            raise ConfigError(
+                f"dropped names layer {beyond[0]}, expected from 0 to {self.bert.depth - 1}"
+            )
         self.encoder = self.bert.clone(parent=None, name="encoder")
         width, kept = self.bert.width, PLACEMENTS[self.placement]
         self.sets = {

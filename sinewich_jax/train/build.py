@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from sinewich_jax import data
 from sinewich_jax.config import Config
@@ -26,6 +27,7 @@ def experiment(
     config: Config,
     train_source: data.DataSource | None = None,
     eval_source: data.DataSource | None = None,
+    begun: Path | None = None,
 ) -> Experiment:
     """Builds what ``config`` names; neither data nor weights are read yet.
 
@@ -33,12 +35,13 @@ def experiment(
       config: the run.
       train_source: training examples in place of the data set that ``config`` names.
       eval_source: evaluation examples in place of its.
+      begun: the work directory of the run, which may have begun and recorded what it began with.
 
     Raises:
       ConfigError: words or sizes that do not fit together, an unknown weighting or option of it.
     """
     if texts.is_text(config):
-        return texts.experiment(config, train_source, eval_source)
+        return texts.experiment(config, train_source, eval_source, begun)
     if config.method == "single_task" and len(config.tasks) > 1:
         raise ConfigError(
             f"method 'single_task' trains one network a task, found {len(config.tasks)} tasks in "

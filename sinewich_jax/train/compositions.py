@@ -7,6 +7,7 @@ if it has one, and its heads. A run with ``method='fusion'`` reads the adapters 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from sinewich_jax.nn.bert import Bert
 from sinewich_jax.nn.clock import ClockSpec
 from sinewich_jax.nn.text import ENCODER, TextModel
 from sinewich_jax.train import replace
+from sinewich_jax.train import workdir as workdirs
 
 FILE = "composition.safetensors"
+RECORD = "sources.json"
 
 # Where the parts of a composition lie in a model.
 _PLACES = {"adapters": "backbone/adapters_", "fusion": "backbone/fusion_", "heads": "heads/"}
@@ -41,10 +44,33 @@ class Sources:
     Attributes:
       paths: of their files.
       facts: what each says about itself.
+      marks: the sha256 of each, as it was when the run that composes them began.
     """
 
     paths: tuple[Path, ...]
     facts: tuple[Mapping[str, Any], ...]
+    marks: tuple[str, ...]
+
+    @property
+    def changed(self) -> Path | None:
+        """The first file that is gone or another one by now; None while all are as they were."""
+        pairs = zip(self.paths, self.marks, strict=True)
+        return next((path for path, mark in pairs if _mark(path) != mark), None)
+
+    def begin(self, workdir: Path) -> None:
+        """Records what a run composes: once it has begun it needs the files no more.
+
+        Raises:
+          CheckpointError: a file is gone or another one, and this run has no checkpoint yet.
+        """
+        if (path := self.changed) is not None:
+            raise CheckpointError(
+                f"{path} is not what it was when the run in {workdir} began, and that run has no "
+                "checkpoint; begin again in another work directory"
+            )
+        if parallel.is_main_process():
+            content = {"facts": list(self.facts), "sha256": list(self.marks)}
+            storage.write_json(workdir / RECORD, content)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,24 +127,30 @@ class Sources:
         }
 
 
-def find(runs: Sequence[str]) -> Sources:
+def find(runs: Sequence[str], begun: Path | None = None) -> Sources:
     """The adapters that runs have left; they are not read yet.
 
     Args:
       runs: work directories, or composition files themselves.
+      begun: the work directory of a run that composes them and may have begun already; what it has
+        recorded then counts, whatever has become of the files.
 
     Raises:
       CheckpointError: nothing there, or no composition that a run has left.
       ConfigError: adapters of different shapes, or two of one name.
     """
     paths = tuple(path / FILE if path.is_dir() else path for path in map(Path, runs))
+    if begun is not None and (begun / RECORD).is_file():
+        content = workdirs.read_json(begun / RECORD)
+        return Sources(paths, tuple(content["facts"]), tuple(content["sha256"]))
     for path in paths:
         if not path.is_file():
             raise CheckpointError(
                 f"there is no {path}, expected what a run with method='adapters' leaves when it "
                 "is complete; train it to its end first"
             )
-    found = Sources(paths, tuple(map(storage.composition_facts, paths)))
+    facts, marks = map(storage.composition_facts, paths), map(_mark, paths)
+    found = Sources(paths, tuple(facts), tuple(map(str, marks)))
     for path, facts in zip(paths, found.facts, strict=True):
         if missing := [key for key in _FACTS if key not in facts]:
             raise CheckpointError(
@@ -224,6 +256,14 @@ def select(path: str | Path, names: Sequence[str], out: str | Path) -> None:
         return {**parts, "adapters": kept}, {**facts, "names": list(names)}
 
     storage.rewrite_composition(file, out, change)
+
+
+def _mark(path: Path) -> str | None:
+    """The sha256 of a file; None where there is none."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def encoder_of(flat: Mapping[str, Any]) -> dict[str, Any]:

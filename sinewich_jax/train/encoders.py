@@ -11,7 +11,7 @@ from sinewich_jax import data
 from sinewich_jax.config import Config
 from sinewich_jax.convert.bert import read_bert, read_bert_config
 from sinewich_jax.data.text import phrases
-from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
+from sinewich_jax.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from sinewich_jax.nn.bert import Bert
 
 PRESETS = {
@@ -59,6 +59,12 @@ class Encoder:
         tiny = self.name == "bert_tiny" and self.folder is None
         found = phrases.tokenizer() if tiny else data.read_tokenizer(self._found())
         found.check(self.bert.vocabulary, f"the encoder {self.name}")
+        if self.bert.padding not in (None, found.padding):
+            raise DataError(
+                f"the tokenizer of {found.name} pads with token {found.padding} and the encoder "
+                f"counts places from its padding {self.bert.padding}; take the tokenizer that lies "
+                "beside the encoder"
+            )
         return found
 
     def weights(self) -> dict[str, Any] | None:

@@ -446,7 +446,7 @@ def open_run(
       CheckpointError: no whole checkpoint.
     """
     mesh = parallel.make_mesh(devices=devices)
-    setup = set_up(config, mesh, experiment)
+    setup = set_up(config, mesh, experiment, workdir)
     with checkpointing.open_store(workdir, config) as store:
         resumed = checkpointing.resume(store, workdir, setup.placed)
     if resumed is None:

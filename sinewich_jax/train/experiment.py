@@ -29,7 +29,6 @@ from sinewich_jax.train import merge_item, networks
 _UNDECAYED = r"clock/.*|tokens/start|.*/task/.*|.*bias.*|.*/value_kernel"
 FULL = ("full_ft", "single_task", "scratch")
 """Methods that train the whole backbone."""
-CALIBRATION_EXAMPLES = 64
 
 # The two wide kernels of an MLP are cut so that a block needs one reduction: fc1 by columns, fc2 by
 # rows (Megatron-LM, Shoeybi et al. 2019). The fused qkv stays whole: its columns are thirds of
@@ -66,6 +65,8 @@ class Experiment:
 
     inputs: ClassVar[str] = "image"
     """What the model reads of a batch."""
+    calibration_examples: ClassVar[int] = 64
+    """Examples whose labels heads start from."""
 
     config: Config
     model: MultiTaskModel
@@ -166,7 +167,8 @@ class Experiment:
         if self.config.output_bias == "zero":
             return init()
         source = self.train_source
-        examples = [source[i] for i in range(min(len(source), CALIBRATION_EXAMPLES))]
+        count = min(len(source), self.calibration_examples)
+        examples = [source[i] for i in range(count)]
         variables = init()
         flat = trees.flatten_paths(variables["params"])
         for task in self.tasks:
@@ -177,6 +179,12 @@ class Experiment:
             path = self._output_bias(task.name)
             flat[path] = jnp.asarray(task.best_constant(mean), flat[path].dtype)
         return {**variables, "params": trees.unflatten_paths(flat)}
+
+    def begin(self, workdir: Path) -> None:
+        """Writes what a run must remember of its start; nothing here.
+
+        Called once the frozen base is stored and before the first step.
+        """
 
     def shown(self, source: Any, index: int) -> dict[str, Any]:
         """What a person is shown of an example beside its labels and predictions."""

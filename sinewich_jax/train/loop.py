@@ -93,7 +93,7 @@ def train(
     rows = parallel.local_slice(mesh, config.batch_size)
 
     # ---- Model, optimizer, state -------------------------------------------------------------
-    setup = set_up(config, mesh, experiment)
+    setup = set_up(config, mesh, experiment, workdir)
     experiment, placed = setup.experiment, setup.placed
     state, constants = placed.state, placed.constants
     train_step = steps.make_train_step(experiment, setup.tx, placed, mesh, config.seed)
@@ -121,6 +121,7 @@ def train(
             writers.announce(f"going on from the checkpoint of step {first_step} in {workdir}")
         else:
             base = checkpointing.save_base(workdir, constants)
+            experiment.begin(workdir)
             start = merge_item.save_start(workdir / workdirs.BASE, state.params, setup.per_task)
 
         def save(step: int) -> None:

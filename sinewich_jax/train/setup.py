@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,20 +41,23 @@ class Setup:
     mesh: Mesh
 
 
-def set_up(config: Config, mesh: Mesh, experiment: Any = None) -> Setup:
+def set_up(
+    config: Config, mesh: Mesh, experiment: Any = None, workdir: Path | None = None
+) -> Setup:
     """Initialises model and optimizer and places them on the mesh.
 
     Args:
       config: the run.
       mesh: the mesh.
       experiment: a model with its tasks and data; None builds what ``config`` names.
+      workdir: of the run, which may have begun.
     """
     if experiment is None:
         # Here and not above: build knows every model and data set, and who brings an experiment
         # needs none of them.
         from sinewich_jax.train import build
 
-        experiment = build.experiment(config)
+        experiment = build.experiment(config, begun=workdir)
     # It runs once: optimising its machine code takes longer than that saves.
     init = jax.jit(experiment.init, compiler_options={"xla_backend_optimization_level": 0})
     variables = experiment.calibrated(init)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -57,6 +57,7 @@ class TextExperiment(Experiment):
     """
 
     inputs: ClassVar[str] = "text"
+    calibration_examples: ClassVar[int] = 2000
 
     model: TextModel
     encoder: encoders.Encoder = dataclasses.field(kw_only=True)
@@ -131,7 +132,8 @@ class TextExperiment(Experiment):
             if encoder is not None:
                 found = {f"{ENCODER}{path}": leaf for path, leaf in encoder.items()}
                 flat.update(networks.matched(found, flat))
-            if self.composed is not None:
+            # A run that has begun holds its adapters itself, whatever has become of the files.
+            if self.composed is not None and self.composed.changed is None:
                 flat.update(self.composed.read(self.encoder.bert, compositions.encoder_of(flat)))
             return {**variables, "params": trees.unflatten_paths(flat)}
 
@@ -146,6 +148,11 @@ class TextExperiment(Experiment):
     def mergeable(self, path: str) -> bool:
         """Whether runs of other tasks have the parameter ``path`` too, so that it can be merged."""
         return merge_item.is_mergeable(path, own_rows(self.model))
+
+    def begin(self, workdir: Path) -> None:
+        """Records which adapters are composed."""
+        if self.composed is not None:
+            self.composed.begin(workdir)
 
     def shown(self, source: data.TextSource, index: int) -> dict[str, Any]:
         """The words of an example, by task."""
@@ -180,13 +187,15 @@ def experiment(
     config: Config,
     train_texts: data.Texts | None = None,
     eval_texts: data.Texts | None = None,
+    begun: Path | None = None,
 ) -> TextExperiment:
     """Builds what ``config`` names; neither texts nor weights are read yet.
 
     Args:
       config: the run.
       train_texts: training texts in place of the data set that ``config`` names.
-      eval_texts: evaluation texts in place of its.
+      eval_texts: evaluation texts in place of its; both are given or none.
+      begun: the work directory of the run, which may have begun.
 
     Raises:
       ConfigError: words or sizes that do not fit together.
@@ -203,7 +212,7 @@ def experiment(
     _check_dropped(config, encoder)
     composed = None
     if config.method == "fusion":
-        composed = compositions.find(config.adapters.sources)
+        composed = compositions.find(config.adapters.sources, begun)
         composed.check(config.adapters)
     groups = ("all",) if config.method in FULL else config.trainable
     weighting = make_weighting(config.weighting, len(made), **dict(config.weighting_options))
@@ -214,6 +223,7 @@ def experiment(
             "one of losses, 'fixed' say"
         )
     given = {"train": train_texts, "eval": eval_texts}
+    _check_given(config, given)
     return TextExperiment(
         config,
         model(config, made, encoder, composed),
@@ -300,6 +310,11 @@ def _refuse(config: Config) -> None:
                 f"config key {key!r} is {found!r}, which only images have; found the text task "
                 f"{config.tasks[0]!r}, expected {silent!r}"
             )
+    if config.method == "fusion" and config.trainable:
+        raise ConfigError(
+            f"config key 'trainable' is {config.trainable!r}, but method 'fusion' leaves encoder "
+            "and adapters as they are; expected ()"
+        )
     for group in config.trainable:
         if group not in _GROUPS:
             raise ConfigError(
@@ -321,4 +336,18 @@ def _refuse(config: Config) -> None:
         raise ConfigError(
             f"config key 'adapters.sources' is {found} and 'method' is {config.method!r}; expected "
             "work directories of runs with method='adapters' for method='fusion' alone"
+        )
+
+
+def _check_given(config: Config, given: Mapping[str, data.Texts | None]) -> None:
+    """Texts of one's own must not pass for those of a data set."""
+    missing = [part for part, texts in given.items() if texts is None]
+    if len(missing) == 1:
+        raise ConfigError(
+            f"texts of your own are given without those to {missing[0]} on; give both"
+        )
+    if not missing and config.data in data.names():
+        raise ConfigError(
+            f"texts of your own are given and the config key 'data' is {config.data!r}, a data set "
+            "whose name the results would bear; choose a name of your own"
         )

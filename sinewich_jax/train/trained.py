@@ -69,7 +69,7 @@ def read_trained(workdir: str | Path, experiment: Any = None) -> Trained:
         from sinewich_jax.train import build
 
         # The weights that it started from are in the run's own base, and may be gone elsewhere.
-        experiment = build.experiment(build.for_shapes(config))
+        experiment = build.experiment(build.for_shapes(config), begun=workdir)
     params, model_state, _ = states.split_variables(
         jax.eval_shape(experiment.init), experiment.rules
     )

@@ -166,3 +166,23 @@ def test_what_is_not_there_is_named(batch):
     ):
         with pytest.raises(ConfigError, match=words):
             model.clone(**changes).init(jax.random.key(0), *batch)
+
+
+def test_compositions_that_fit_no_batch_are_refused(case, batch):
+    for how, words in (
+        (ByTask(jnp.array([0, 1, 3])), "task_ids go from 0 to 3, expected from 0 to 2"),
+        (ByTask(jnp.array([0, -1, 1])), "task_ids go from -1 to 1"),
+        (ByTask(jnp.array([0, 1])), "there are 2 task_ids for 3 texts"),
+        (ByTask(jnp.array([0.0, 1.0, 2.0])), "task_ids are float32"),
+        (Average(()), "the adapters are \\(\\), expected a tuple of names"),
+        (Average("rte"), "the adapters are 'rte', expected a tuple of names"),
+        (Fuse("foo"), "the form of fusion is 'foo' .*bottleneck"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run(case, batch, how)
+    model, variables = case
+    two = [array[:2] for array in batch]
+    with pytest.raises(ConfigError, match="2 texts are in turn those of 3 adapters"):
+        model.apply(variables, *two, how=fusion.InTurn())
+    with pytest.raises(ConfigError, match="dropped names layer 5, expected from 0 to 1"):
+        AdaptedBert(BERT, NAMES, dropped=(5,)).init(jax.random.key(0), *batch)

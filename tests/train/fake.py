@@ -110,6 +110,9 @@ class FakeExperiment:
     def mergeable(self, path: str) -> bool:
         return merge_item.is_mergeable(path, ())
 
+    def begin(self, workdir) -> None:
+        pass
+
     def shown(self, source, index):
         return {"image": source[index]["image"]}
 

@@ -6,6 +6,7 @@ import functools
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -337,6 +338,42 @@ def test_a_composition_is_loaded_whole_and_pruned(stage_two, tmp_path):
         compositions.load(stage_two, bert, other)
 
 
+def test_a_fusion_that_has_begun_needs_its_sources_no_more(stage_one, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(stage_one, tmp_path / name)
+    begun = run(fused(tmp_path / "one", checkpoint_every=1), tmp_path / "fusion")
+    before, record = parameters(begun), read_json(begun / compositions.RECORD)
+    assert [facts["names"] for facts in record["facts"]] == [["cola", "sst2"]]
+
+    # Another file in its place: other names, other numbers.
+    other = tmp_path / "one" / compositions.FILE
+    compositions.select(tmp_path / "two", ("sst2", "cola"), other)
+    again = train.evaluate.evaluate_workdir(begun, devices=one_device())
+    assert read_json(begun / attention.FILE)["adapters"] == ["cola", "sst2"]
+    other.unlink()
+    again = train.evaluate.evaluate_workdir(begun, devices=one_device())
+    assert (
+        again["tasks"]["cola"]["value"]
+        == read_json(begun / "results.json")["tasks"]["cola"]["value"]
+    )
+    for path, leaf in parameters(begun).items():
+        np.testing.assert_array_equal(leaf, before[path])
+
+    # Without a checkpoint nothing holds them.
+    shutil.rmtree(begun / "checkpoints")
+    (begun / "results.json").unlink()
+    with pytest.raises(CheckpointError, match=r"is not what it was when the run in .* began"):
+        run(fused(tmp_path / "one", checkpoint_every=1), begun)
+
+
+def test_texts_of_ones_own_do_not_pass_for_a_data_set():
+    given = data.from_texts({"sst2": [("fine", 1)], "cola": [("the old child", 1)]})
+    with pytest.raises(ConfigError, match="'data' is 'phrases', a data set whose name"):
+        build.experiment(get_config(), given, given)
+    with pytest.raises(ConfigError, match="without those to eval on; give both"):
+        build.experiment(get_config(data="mine"), given)
+
+
 def test_what_texts_do_not_have_is_refused():
     refused("'depth', which reads images, and 'cola', which reads texts", tasks=("cola", "depth"))
     refused("'method' is 'mtlora', which is defined on images; expected one of", method="mtlora")
@@ -370,7 +407,7 @@ def test_encoders_that_are_not_there_are_named(tmp_path, monkeypatch):
 def test_a_folder_of_another_encoder_is_refused(tmp_path):
     sizes = {
         "model_type": "bert",
-        "vocab_size": 30,
+        "vocab_size": 300,
         "hidden_size": 16,
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
@@ -380,13 +417,13 @@ def test_a_folder_of_another_encoder_is_refused(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(sizes))
     there = {"backbone_weights": str(tmp_path)}
-    message = "1 layers 16 wide with 30 tokens, which is not 'bert_tiny'; set .* backbone=bert"
+    message = "1 layers 16 wide with 300 tokens, which is not 'bert_tiny'; set .* backbone=bert"
     refused(message, CheckpointError, **there)
     made = build.experiment(get_config(backbone="bert", **there))
     assert made.encoder.bert.width == made.model.bert.width == 16
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnop"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
-    with pytest.raises(DataError, match="has 20 tokens and the encoder bert has 30 rows for them"):
+    with pytest.raises(DataError, match="has 20 tokens and the encoder bert has 300 rows for them"):
         made.encoder.tokenizer()
 
 

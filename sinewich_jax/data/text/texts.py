@@ -203,10 +203,18 @@ def from_texts(
     Raises:
       DataError: names the task and the index of the example, what was found, what was expected.
     """
+    if not isinstance(examples, Mapping):
+        raise DataError(
+            f"the texts are a {type(examples).__name__}, expected a mapping of task to examples"
+        )
     return Texts({task: _texts(task, given) for task, given in examples.items()}, class_names)
 
 
 def _texts(task: str, given: Iterable[Sequence[Any]]) -> Iterator[Text]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise DataError(
+            f"the texts of {task} are a {type(given).__name__}, expected examples one by one"
+        )
     for index, example in enumerate(given):
         if isinstance(example, str) or not isinstance(example, Sequence):
             found = f"a {type(example).__name__}"

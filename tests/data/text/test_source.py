@@ -122,3 +122,16 @@ def test_batches_of_texts(source):
     assert len(scored) == 2
     for task, count in COUNTS.items():
         assert sum(int(batch["valid"][task].sum()) for batch in scored) == count
+
+
+def test_texts_go_with_their_labels_when_tasks_are_chosen(source):
+    whole = source(True)
+    chosen = data.SelectTasks(whole, ("sts", "sst2"))
+    for index in range(len(whole)):
+        one, other = chosen[index], whole[index]
+        for name, array in one["text"].items():
+            np.testing.assert_array_equal(array, other["text"][name][[2, 0]])
+        assert list(one["labels"]) == ["sts", "sst2"]
+    batch = data.batches(whole, ("rte",), batch_size=2, seed=0, shuffle=False).batch_at(0)
+    assert batch["text"]["ids"].shape == (2, 1, 8)
+    np.testing.assert_array_equal(batch["text"]["ids"][:, 0], whole._encoded[1].ids[:2])

@@ -171,10 +171,18 @@ def test_folders_without_a_tokenizer(tmp_path):
 
 def test_encoders_of_another_tokenizer_are_refused(tmp_path):
     tokenizer = tiny_tokenizer(tmp_path)
-    for rows in (17, 18):
+    for rows in (17, 18, 128):
         tokenizer.check(rows, "the encoder")
-    for rows in (16, 19, 30522):
+    for rows in (16, 129, 30522):
         with pytest.raises(DataError, match=f"has 17 tokens and the encoder has {rows} rows"):
+            tokenizer.check(rows, "the encoder")
+    # BERT, uncased, in a padded table; RoBERTa in one; and the cased words beside the uncased BERT.
+    for count, rows, fits in ((30522, 30528, True), (50265, 50304, True), (28996, 30522, False)):
+        tokenizer.vocabulary = count
+        if fits:
+            tokenizer.check(rows, "the encoder")
+            continue
+        with pytest.raises(DataError, match=f"has {count} tokens"):
             tokenizer.check(rows, "the encoder")
 
 
