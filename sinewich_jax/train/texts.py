@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -193,8 +193,8 @@ def experiment(
 
     Args:
       config: the run.
-      train_texts: training texts in place of the data set that ``config`` names.
-      eval_texts: evaluation texts in place of its; both are given or none.
+      train_texts: training texts in place of those of the data set that ``config`` names.
+      eval_texts: evaluation texts in place of its; ``data`` is then a name of your own.
       begun: the work directory of the run, which may have begun.
 
     Raises:
@@ -223,7 +223,7 @@ def experiment(
             "one of losses, 'fixed' say"
         )
     given = {"train": train_texts, "eval": eval_texts}
-    _check_given(config, given)
+    _check_given(config, eval_texts)
     return TextExperiment(
         config,
         model(config, made, encoder, composed),
@@ -339,15 +339,10 @@ def _refuse(config: Config) -> None:
         )
 
 
-def _check_given(config: Config, given: Mapping[str, data.Texts | None]) -> None:
-    """Texts of one's own must not pass for those of a data set."""
-    missing = [part for part, texts in given.items() if texts is None]
-    if len(missing) == 1:
+def _check_given(config: Config, eval_texts: data.Texts | None) -> None:
+    """Scores on texts of one's own must not pass for those of a data set."""
+    if eval_texts is not None and config.data in data.names():
         raise ConfigError(
-            f"texts of your own are given without those to {missing[0]} on; give both"
-        )
-    if not missing and config.data in data.names():
-        raise ConfigError(
-            f"texts of your own are given and the config key 'data' is {config.data!r}, a data set "
-            "whose name the results would bear; choose a name of your own"
+            f"evaluation texts of your own are given and the config key 'data' is {config.data!r}, "
+            "a data set whose name their scores would bear; choose a name of your own"
         )

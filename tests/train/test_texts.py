@@ -366,12 +366,13 @@ def test_a_fusion_that_has_begun_needs_its_sources_no_more(stage_one, tmp_path):
         run(fused(tmp_path / "one", checkpoint_every=1), begun)
 
 
-def test_texts_of_ones_own_do_not_pass_for_a_data_set():
+def test_scores_of_texts_of_ones_own_do_not_pass_for_those_of_a_data_set():
     given = data.from_texts({"sst2": [("fine", 1)], "cola": [("the old child", 1)]})
-    with pytest.raises(ConfigError, match="'data' is 'phrases', a data set whose name"):
-        build.experiment(get_config(), given, given)
-    with pytest.raises(ConfigError, match="without those to eval on; give both"):
-        build.experiment(get_config(data="mine"), given)
+    for train_texts in (given, None):
+        with pytest.raises(ConfigError, match="'data' is 'phrases', a data set whose name"):
+            build.experiment(get_config(), train_texts, given)
+    made = build.experiment(get_config(train_size=None), given)  # some texts, the set's scores
+    assert len(made.train_source) == 1 and len(made.eval_source) > 1
 
 
 def test_what_texts_do_not_have_is_refused():
@@ -618,7 +619,7 @@ def test_a_run_is_scored_again_as_it_was(stage_two):
 
 @pytest.mark.slow
 def test_single_tasks_are_trained_one_after_another(tmp_path):
-    outcome = single_task.train(get_config("single_task"), tmp_path)
+    outcome = single_task.train(get_config("single_task", batch_size=8), tmp_path)
     assert outcome.status == "finished"
     for task in ("cola", "sst2"):
         assert read_json(tmp_path / task / "results.json")["tasks"].keys() == {task}
