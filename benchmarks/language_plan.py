@@ -211,24 +211,25 @@ class Plan:
                 lambda seed=seed: rows(FUSION, TARGETS, seed),
                 lambda seed=seed: rows(FULL, TARGETS, seed),
             ]
-        stages += [lambda s=s: rows(LONGER, TARGETS, s) for s in seeds]
-        stages += [lambda m=m: rows(m, TARGETS, seeds[0]) for m in ("lora", "sinewich")]
-        for seed in seeds:
-            for size in SIZES:
-                stages += [
-                    lambda s=seed, n=size: rows(ADAPTERS, ("rte", "mrpc"), s, n),
-                    lambda s=seed, n=size: rows(FUSION, ("rte", "mrpc"), s, n),
-                ]
-        stages += [lambda s=s, m=m: rows(m, TARGETS, s) for s in seeds for m in JOINT]
         stages += [lambda s=s: rows(HEAD, TARGETS, s) for s in seeds]
+
+        def small(targets: Sequence[str], seed: int) -> list[Any]:
+            return [
+                lambda m=method, n=size: rows(m, targets, seed, n)
+                for size in SIZES
+                for method in (ADAPTERS, FUSION)
+            ]
+
+        stages += [lambda m=m: rows(m, TARGETS, seeds[0]) for m in JOINT]
+        stages += small(("rte", "mrpc"), seeds[0])
+        stages += [lambda s=s: rows(LONGER, TARGETS, s) for s in seeds]
+        for seed in seeds[1:]:
+            stages += small(("rte", "mrpc"), seed)
+        stages += [lambda s=s, m=m: rows(m, TARGETS, s) for s in seeds[1:] for m in JOINT]
         later = ("sst2", "sick")
         stages += [lambda s=s, m=m: rows(m, later, s) for s in seeds for m in (FUSION, FULL, HEAD)]
         for seed in seeds:
-            for size in SIZES:
-                stages += [
-                    lambda s=seed, n=size: rows(ADAPTERS, ("trec", "cola"), s, n),
-                    lambda s=seed, n=size: rows(FUSION, ("trec", "cola"), s, n),
-                ]
+            stages += small(("trec", "cola"), seed)
         return stages
 
     # --- experts ------------------------------------------------------------------------------
