@@ -163,7 +163,8 @@ class Config:
         :mod:`sinewich_jax.train.add_task`.
       base_run: work directory of that run.
       clock: frequencies from task tokens, as free scalars, or constant.
-      frequency_scope: one set of frequencies, one a stage, or one a layer.
+      frequency_scope: one set of frequencies, one a stage (of a text encoder: a layer), or one for
+        each modulated linear map (``"layer"``).
       features: the decoder reads each stage of a Swin before (``"stage"``) or after patch merging
         (``"merged"``, as MTLoRA does).
       decoder_channels: projection width of each of the four scales.

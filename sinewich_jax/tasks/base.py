@@ -263,6 +263,10 @@ def make(name: str, /, **overrides: Any) -> Task:
     for key in overrides:
         if key not in fields:
             raise ConfigError(f"the task {name} has no field {key!r}{did_you_mean(key, fields)}")
+    if isinstance(overrides.get("class_names"), str):
+        raise ConfigError(
+            f"class_names of {name} is {overrides['class_names']!r}, expected a sequence of names"
+        )
     if overrides.get("class_names") is not None:
         overrides["class_names"] = tuple(str(n) for n in overrides["class_names"])
         overrides.setdefault("channels", len(overrides["class_names"]))

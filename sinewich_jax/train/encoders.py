@@ -65,6 +65,12 @@ class Encoder:
                 f"counts places from its padding {self.bert.padding}; take the tokenizer that lies "
                 "beside the encoder"
             )
+        if found.segments > self.bert.types:
+            raise DataError(
+                f"the tokenizer of {found.name} tells {found.segments} segments apart and the "
+                f"encoder {self.name} knows {self.bert.types}; take the tokenizer that lies beside "
+                "the encoder"
+            )
         return found
 
     def weights(self) -> dict[str, Any] | None:

@@ -40,6 +40,8 @@ def test_class_names_and_channels_go_together():
     assert tasks.make("semseg", weight=3.0).class_names[15] == "person"
     with pytest.raises(ConfigError, match="4 channels but 2 class names"):
         tasks.make("semseg", channels=4, class_names=("a", "b"))
+    with pytest.raises(ConfigError, match="class_names of sst2 is 'no yes', expected a sequence"):
+        tasks.make("sst2", class_names="no yes")
 
 
 @pytest.mark.parametrize(

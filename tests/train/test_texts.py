@@ -428,6 +428,14 @@ def test_a_folder_of_another_encoder_is_refused(tmp_path):
         made.encoder.tokenizer()
 
 
+def test_a_tokenizer_with_more_segments_than_the_encoder_is_refused(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"abcdefghijklmnop"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    bert = encoders.PRESETS["bert_tiny"].clone(vocabulary=len(words), types=1)
+    with pytest.raises(DataError, match="tells 2 segments apart and the encoder bert knows 1"):
+        encoders.Encoder("bert", bert, tmp_path, pretrained=False).tokenizer()
+
+
 def test_sources_of_a_fusion_are_checked_before_anything_is_read(stage_one, tmp_path):
     def no(match: str, *sources, error=ConfigError, **changes):
         with pytest.raises(error, match=match) as found:

@@ -46,6 +46,7 @@ class TextSource:
 
         Raises:
           ConfigError: ``max_tokens`` is too small for a text and its special tokens.
+          DataError: a text in which the tokenizer finds no token; names task and example.
         """
         made = {name: texts.task(name) for name in texts}
         self.tasks = texts.tasks
@@ -56,7 +57,7 @@ class TextSource:
             name: np.array([text.label for text in found], _dtype(made[name]))
             for name, found in texts.items()
         }
-        self._encoded = [_encode(texts[name], tokenizer, max_tokens) for name in texts]
+        self._encoded = [_encode(name, texts[name], tokenizer, max_tokens) for name in texts]
         self._length = max(map(len, texts.values()))
         cut = [
             f"{encoded.cut} of {len(texts[name])} texts of {name}"
@@ -108,10 +109,10 @@ class TextSource:
         return ids, mask, encoded.segments[0] * mask
 
 
-def _encode(found: tuple[Text, ...], tokenizer: Tokenizer, max_tokens: int) -> Encoded:
+def _encode(task: str, found: tuple[Text, ...], tokenizer: Tokenizer, max_tokens: int) -> Encoded:
     firsts = [text.first for text in found]
     seconds = None if found[0].second is None else [str(text.second) for text in found]
-    return tokenizer.encode(firsts, seconds, max_tokens)
+    return tokenizer.encode(firsts, seconds, max_tokens, f"{task} example")
 
 
 def _dtype(task: TextTask) -> type[np.number]:

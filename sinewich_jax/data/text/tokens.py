@@ -65,6 +65,7 @@ class Tokenizer:
     Attributes:
       vocabulary: the largest id + 1, added tokens included.
       padding: id of the padding token.
+      segments: how many segments it tells apart in a pair.
       name: where it came from, for messages.
     """
 
@@ -73,9 +74,14 @@ class Tokenizer:
         inner.no_padding()
         self._inner, self.padding, self.name = inner, padding, name
         self.vocabulary = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+        self.segments = max(inner.encode("a", "b").type_ids, default=0) + 1
 
     def encode(
-        self, firsts: Sequence[str], seconds: Sequence[str] | None, max_tokens: int
+        self,
+        firsts: Sequence[str],
+        seconds: Sequence[str] | None,
+        max_tokens: int,
+        where: str = "text",
     ) -> Encoded:
         """Encodes texts, or pairs of them, with the special tokens of the encoder.
 
@@ -84,13 +90,15 @@ class Tokenizer:
           seconds: None, or the N texts that stand behind them.
           max_tokens: L; of a longer text the end is cut, of a longer pair that of the longer text
             first.
+          where: names a text in errors, its number behind it.
 
         Returns:
           The arrays.
 
         Raises:
           ConfigError: ``max_tokens`` leaves no place for a token of each text.
-          DataError: not as many second texts as first ones.
+          DataError: not as many second texts as first ones, or a text without a token (of nothing
+            but invisible characters, say).
         """
         texts = 1 if seconds is None else 2
         special = self._inner.num_special_tokens_to_add(seconds is not None)
@@ -108,7 +116,13 @@ class Tokenizer:
         cut = 0
         # One by one: a batch would start threads, of which the library warns at every later fork.
         for row, first in enumerate(firsts):
-            found = self._inner.encode(first, None if seconds is None else seconds[row])
+            given = (first, None if seconds is None else seconds[row])
+            found = self._inner.encode(*given)
+            if empty := set(range(texts)).difference(found.sequence_ids):
+                raise DataError(
+                    f"{where} {row} has {given[min(empty)]!r}, in which the tokenizer of "
+                    f"{self.name} finds no token, expected words; leave it out"
+                )
             length = len(found.ids)
             ids[row, :length], segments[row, :length] = found.ids, found.type_ids
             mask[row, :length] = True

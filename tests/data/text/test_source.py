@@ -7,7 +7,7 @@ import pytest
 
 import sinewich_jax.data as data
 from sinewich_jax.data import DataSource, Text, TextSource
-from sinewich_jax.errors import ConfigError
+from sinewich_jax.errors import ConfigError, DataError
 from tests.data.text.words import tiny_tokenizer
 
 EXAMPLES = {
@@ -112,6 +112,12 @@ def test_examples_cannot_change_the_source(source):
 def test_too_few_tokens_are_refused(tokenizer):
     with pytest.raises(ConfigError, match="max_tokens is 4, expected at least 5"):
         TextSource(data.from_texts(EXAMPLES), tokenizer, 4, True)
+
+
+def test_a_text_that_nobody_can_see_is_named(tokenizer):
+    unseen = {"rte": [("it rain s", "rain", 1), ("a film", "\u200b", 0)]}
+    with pytest.raises(DataError, match=r"rte example 1 has '.u200b', in which .* no token"):
+        TextSource(data.from_texts(unseen), tokenizer, max_tokens=8, repeat=True)
 
 
 def test_batches_of_texts(source):

@@ -61,7 +61,7 @@ def test_no_place_for_the_texts(tmp_path):
 
 
 TEXTS = (
-    *("The Café, it rains.", "finer films", "fine-er", "a[SEP]b", "", "  film\tfilm "),
+    *("The Café, it rains.", "finer films", "fine-er", "a[SEP]b", ".", "  film\tfilm "),
     *("\u0000dull", "雨film", "…", "[MASK] [PAD]"),
 )
 
