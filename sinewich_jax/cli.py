@@ -28,7 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "predict": (
         "sinewich_jax.train.predict_verb",
-        "look at photographs of your own with a run: a picture and one file a task for each",
+        "use a run on images or texts of your own: a file a task for each, and pictures",
     ),
     "merge": (
         "sinewich_jax.train.merge_verb",

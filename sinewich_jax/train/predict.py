@@ -13,7 +13,6 @@ import numpy as np
 
 from sinewich_jax import storage, tasks
 from sinewich_jax.data.resize import resize_image
-from sinewich_jax.errors import ConfigError, did_you_mean
 from sinewich_jax.nn.resize import resize_bilinear
 from sinewich_jax.train import trained
 
@@ -47,12 +46,8 @@ class Predictor:
         experiment: Any = None,
     ) -> None:
         made = trained.read_trained(workdir, experiment)
-        trained.check_images(made.experiment, "'sinewich predict'")
-        known = {task.name: task for task in made.experiment.tasks}
-        for name in names or ():
-            if name not in known:
-                raise ConfigError(f"the run has no task {name!r}{did_you_mean(name, known)}")
-        self.tasks: tuple[tasks.Task, ...] = tuple(known[name] for name in names or known)
+        trained.check_images(made.experiment, "a predictor of images")
+        self.tasks: tuple[tasks.DenseTask, ...] = trained.tasks_of(made.experiment, names)
         size = made.config.image_size
         self.side = side if side is not None else min(size) if size else None
         self.step = made.step

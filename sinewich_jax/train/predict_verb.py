@@ -1,8 +1,9 @@
-"""``sinewich predict WORKDIR IMAGE... --out DIR``."""
+"""``sinewich predict WORKDIR FILE... --out DIR``: images, or files of texts."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -10,11 +11,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the verb's arguments."""
     parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="a run's work directory")
     parser.add_argument(
-        "images",
-        metavar="IMAGE",
+        "files",
+        metavar="FILE",
         type=Path,
         nargs="+",
-        help="JPEG or PNG files, or folders of them",
+        help='JPEG or PNG images; for a run on texts .txt, a text a line, or .jsonl, a line {"a": '
+        'text, "b": second text of a pair}; or folders of them',
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where to write")
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="predict only these")
@@ -22,25 +24,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--side",
         type=_positive,
         metavar="PIXELS",
-        help="shorter side at which the network looks; by default that of its training images",
+        help="shorter side at which the network looks at images; by default that of its training "
+        "images",
     )
     parser.add_argument(
         "--classes",
         type=Path,
         metavar="FILE",
-        help='JSON with class names for the legends, {"semseg": ["road", "car"]}',
+        help='JSON with class names, {"semseg": ["road", "car"]}',
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Predicts every image; writes a picture and one file a task for each."""
-    from sinewich_jax import report, storage
-    from sinewich_jax.data.files import read_image
-    from sinewich_jax.train import cache, predict
+    """Predicts every image, or answers about every text; writes one file a task for each file."""
+    from sinewich_jax.train import cache, texts, workdir
+
+    about_texts = texts.is_text(workdir.read_config(arguments.workdir))
+    cache.enable_compilation_cache()
+    return (_answer if about_texts else _look)(arguments)
+
+
+def _answer(arguments: argparse.Namespace) -> int:
+    from sinewich_jax.data.text import lines
+    from sinewich_jax.errors import ConfigError
+    from sinewich_jax.train import predict, predict_texts
     from sinewich_jax.train.progress import progress_bar
 
-    paths = find_images(arguments.images)
-    cache.enable_compilation_cache()
+    if arguments.side is not None:
+        raise ConfigError("--side is about images, and the tasks of the run read texts")
+    paths = find_texts(arguments.files)
+    found = {name: lines.read_texts(path) for name, path in paths.items()}
+    predictor = predict_texts.TextPredictor(arguments.workdir, arguments.tasks)
+    shown = predict.with_class_names(predictor.tasks, _class_names(arguments.classes))
+    count, cut = sum(map(len, found.values())), 0
+    with progress_bar("answering", count) as advance:
+        before = 0
+        for name, given in found.items():
+            place, start = paths[name], before
+            answers = predictor(
+                given,
+                lambda number, place=place: f"line {number + 1} of {place}",
+                lambda done, start=start, note=place.name: advance(start + done, note=note),
+            )
+            for task in shown:
+                predict_texts.save_answers(arguments.out, name, task, given, answers)
+            before, cut = before + len(given), cut + answers.cut
+    short = f", {cut} cut at {predictor.max_tokens} tokens" if cut else ""
+    print(f"{count} texts{short}, step {predictor.step}")
+    print(f"written: {', '.join(f'{arguments.out / task.name}' for task in shown)}")
+    return 0
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    from sinewich_jax import report, storage
+    from sinewich_jax.data.files import read_image
+    from sinewich_jax.train import predict
+    from sinewich_jax.train.progress import progress_bar
+
+    paths = find_images(arguments.files)
     predictor = predict.Predictor(arguments.workdir, arguments.tasks, arguments.side)
     names = _class_names(arguments.classes)
     shown = predict.with_class_names(predictor.tasks, names)
@@ -70,26 +111,38 @@ def find_images(given: list[Path]) -> dict[str, Path]:
       DataError: a path that is not there, a folder without images, two images of one name.
     """
     from sinewich_jax.data.files import IMAGE_SUFFIXES
+
+    return _find(given, IMAGE_SUFFIXES, "image")
+
+
+def find_texts(given: list[Path]) -> dict[str, Path]:
+    """The files of texts by the name of what is written for them; as :func:`find_images`."""
+    from sinewich_jax.data.text.lines import ENDINGS
+
+    return _find(given, ENDINGS, "text file")
+
+
+def _find(given: list[Path], endings: Sequence[str], what: str) -> dict[str, Path]:
     from sinewich_jax.errors import DataError
 
     found: dict[str, Path] = {}
     for path in given:
         if not path.exists():
-            raise DataError(f"{path} does not exist, expected an image or a folder of images")
+            raise DataError(f"{path} does not exist, expected {what}s or folders of them")
         files = [path]
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+            files = sorted(f for f in path.iterdir() if f.name.lower().endswith(tuple(endings)))
             if not files:
-                raise DataError(
-                    f"{path} holds no image, expected files ending in {', '.join(IMAGE_SUFFIXES)}"
-                )
+                raise DataError(f"{path} holds no {what}, expected names in {', '.join(endings)}")
         for file in files:
-            if file.stem in found:
+            name = file.name.removesuffix(".gz")
+            name = name.removesuffix(Path(name).suffix)
+            if name in found:
                 raise DataError(
-                    f"{file} and {found[file.stem]} would both be written as {file.stem!r}; rename "
+                    f"{file} and {found[name]} would both be written as {name!r}; rename "
                     "one, or predict them into two folders"
                 )
-            found[file.stem] = file
+            found[name] = file
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax
 
 from sinewich_jax import storage
 from sinewich_jax.config import Config
-from sinewich_jax.errors import CheckpointError, ConfigError
+from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.train import checkpointing
 from sinewich_jax.train import state as states
 from sinewich_jax.train import workdir as workdirs
@@ -36,21 +37,40 @@ class Trained(NamedTuple):
 
 
 def check_images(experiment: Any, who: str) -> None:
-    """Refuses a run on texts.
+    """Refuses a run on texts; see :func:`check_inputs`."""
+    check_inputs(experiment, "image", who)
+
+
+def check_inputs(experiment: Any, inputs: str, who: str) -> None:
+    """Refuses a run whose tasks read something else.
 
     Args:
       experiment: of the run.
-      who: what knows images only, as a sentence begins with it.
+      inputs: ``"image"`` or ``"text"``.
+      who: what knows these only, as a sentence begins with it.
 
     Raises:
-      ConfigError: the tasks of the run read texts.
+      ConfigError: the tasks of the run read the other.
     """
-    if experiment.inputs != "image":
+    if experiment.inputs != inputs:
         raise ConfigError(
-            f"{who} takes runs on images, and the tasks of this one "
-            f"({', '.join(task.name for task in experiment.tasks)}) read texts; expected the work "
-            "directory of another run"
+            f"{who} takes runs on {inputs}s, and the tasks of this one "
+            f"({', '.join(task.name for task in experiment.tasks)}) read {experiment.inputs}s; "
+            "expected the work directory of another run"
         )
+
+
+def tasks_of(experiment: Any, names: Sequence[str] | None) -> tuple[Any, ...]:
+    """The tasks of a run that are asked for, all where ``names`` is None.
+
+    Raises:
+      ConfigError: a task that the run does not have (the nearest is offered).
+    """
+    known = {task.name: task for task in experiment.tasks}
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(f"the run has no task {name!r}{did_you_mean(name, known)}")
+    return tuple(known[name] for name in names or known)
 
 
 def read_trained(workdir: str | Path, experiment: Any = None) -> Trained:

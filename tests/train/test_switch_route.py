@@ -96,7 +96,7 @@ def test_what_is_refused(made, call, tmp_path):
     storage.save_safetensors(tmp_path / "other.safetensors", {"w": np.ones(3, np.float32)})
     for words, message in (
         (["noise.png", "--side=64"], "the router was made of features by 'tiny, mean of the last"),
-        (["gone.png"], "gone.png does not exist, expected an image"),
+        (["gone.png"], "gone.png does not exist, expected images"),
         ([], "nothing to do: name images to route, or --queries with --save"),
         (["noise.png", "--save"], "--save keeps examples and there are none"),
         (["noise.png", "--mode=batch_men"], "'batch_men' (did you mean 'batch_mean'?)"),

@@ -72,7 +72,7 @@ def test_runs_on_texts_are_merged_and_packed_and_have_no_pictures(tmp_path, monk
     for words, told in (
         (("export", "cola", "--task=cola", "--out=a.safetensors"), "'sinewich export' takes runs"),
         (("export", "cola", "--task=cola", "--out=a.stablehlo"), "'sinewich export' takes runs"),
-        (("predict", "cola", "photo.png", "--out=pictures"), "'sinewich predict' takes runs"),
+        (("predict", "cola", "photo.png", "--out=answers"), "photo.png is no file of texts"),
         (("merge", "ties", "--base=both", *of_both, "--out=m"), "the network is a TextModel"),
         (("evaluate", "cola", "--resolution=original"), "'eval_resolution' is 'original'"),
         (

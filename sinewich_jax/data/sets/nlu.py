@@ -10,15 +10,12 @@ and score the other.
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from sinewich_jax.data.registry import find_root, register
+from sinewich_jax.data.text.lines import as_object, field, read_objects
 from sinewich_jax.data.text.texts import Text, Texts, task_of
 from sinewich_jax.errors import DataError
 
@@ -69,37 +66,16 @@ def _held(folder: Path, split: str) -> tuple[str, ...]:
 
 
 def _read(path: Path, label: str) -> list[Text]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            return [_text(line, label, f"line {n} of {path}") for n, line in enumerate(file, 1)]
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error}), expected gzip of lines in UTF-8; fetch it again"
-        ) from None
-
-
-def _text(line: str, label: str, where: str) -> Text:
-    entry = _object(line, where)
-    for field in ("a", label):
-        if field not in entry:
-            found = ", ".join(entry) or "none"
-            raise DataError(f"{where} lacks the field {field!r} (found: {found})")
-    return Text(entry["a"], entry.get("b"), entry[label])
+    return [
+        Text(field(one, "a", where), one.get("b"), field(one, label, where))
+        for number, one in enumerate(read_objects(path), 1)
+        for where in [f"line {number} of {path}"]
+    ]
 
 
 def _class_names(path: Path, tasks: Sequence[str]) -> dict[str, Sequence[str]]:
     if not path.is_file():
         return {}
-    about = _object(path.read_text("utf-8"), str(path)).get("nlu", {})
+    about = as_object(path.read_text("utf-8"), str(path)).get("nlu", {})
     listed = {task: about.get(task, {}).get("labels") for task in tasks}
     return {task: names for task, names in listed.items() if names}
-
-
-def _object(text: str, where: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"{where} is not JSON ({error})") from None
-    if not isinstance(entry, dict):
-        raise DataError(f"{where} holds a {type(entry).__name__}, expected an object")
-    return entry

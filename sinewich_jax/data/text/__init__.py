@@ -16,6 +16,6 @@ from __future__ import annotations
 
 from sinewich_jax import lazy
 
-_MODULES = ("phrases", "source", "texts", "tokens")
+_MODULES = ("lines", "phrases", "source", "texts", "tokens")
 
 __getattr__, __dir__, __all__ = lazy.attach(__name__, _MODULES)

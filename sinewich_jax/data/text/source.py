@@ -112,7 +112,7 @@ class TextSource:
 def _encode(task: str, found: tuple[Text, ...], tokenizer: Tokenizer, max_tokens: int) -> Encoded:
     firsts = [text.first for text in found]
     seconds = None if found[0].second is None else [str(text.second) for text in found]
-    return tokenizer.encode(firsts, seconds, max_tokens, f"{task} example")
+    return tokenizer.encode(firsts, seconds, max_tokens, f"{task} example {{}}".format)
 
 
 def _dtype(task: TextTask) -> type[np.number]:

@@ -231,6 +231,24 @@ def _texts(task: str, given: Iterable[Sequence[Any]]) -> Iterator[Text]:
 def _check(task: TextTask, text: Text, where: Callable[[str, int], str], index: int) -> Text:
     first, second, label = text
     place = where(task.name, index)
+    check_text(task, first, second, place)
+    task.check_label(label, place)
+    return Text(first, second, label if isinstance(label, int | float) else label.item())
+
+
+def check_text(task: TextTask, first: Any, second: Any, place: str) -> None:
+    """Refuses what is no text of a task.
+
+    Args:
+      task: over single texts, or over pairs.
+      first: the text.
+      second: the second one of a pair; None for a single text.
+      place: names the example.
+
+    Raises:
+      DataError: one text for a pair or the reverse, no str, an empty or blank one, half a surrogate
+        pair; names ``place``.
+    """
     if task.pair and second is None:
         raise DataError(f"{place} has one text, expected two, as {task.name} is over pairs")
     if not task.pair and second is not None:
@@ -242,8 +260,6 @@ def _check(task: TextTask, text: Text, where: Callable[[str, int], str], index: 
             raise DataError(f"{place} has the empty text {one!r}, expected words; leave it out")
         if not one.isascii():
             _check_characters(one, place)
-    task.check_label(label, place)
-    return Text(first, second, label if isinstance(label, int | float) else label.item())
 
 
 def _check_characters(text: str, place: str) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -81,7 +81,7 @@ class Tokenizer:
         firsts: Sequence[str],
         seconds: Sequence[str] | None,
         max_tokens: int,
-        where: str = "text",
+        where: Callable[[int], str] = "text {}".format,
     ) -> Encoded:
         """Encodes texts, or pairs of them, with the special tokens of the encoder.
 
@@ -90,7 +90,7 @@ class Tokenizer:
           seconds: None, or the N texts that stand behind them.
           max_tokens: L; of a longer text the end is cut, of a longer pair that of the longer text
             first.
-          where: names a text in errors, its number behind it.
+          where: names a text in errors, called with its number from 0.
 
         Returns:
           The arrays.
@@ -120,7 +120,7 @@ class Tokenizer:
             found = self._inner.encode(*given)
             if empty := set(range(texts)).difference(found.sequence_ids):
                 raise DataError(
-                    f"{where} {row} has {given[min(empty)]!r}, in which the tokenizer of "
+                    f"{where(row)} has {given[min(empty)]!r}, in which the tokenizer of "
                     f"{self.name} finds no token, expected words; leave it out"
                 )
             length = len(found.ids)
