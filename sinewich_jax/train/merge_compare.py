@@ -30,23 +30,26 @@ class Comparison:
     Attributes:
       columns: ``"expert: task"`` -> the metric, its unit and direction.
       rows: rule -> column -> value; first :data:`EXPERTS`, each as it was trained.
-      delta_m: rule -> mean relative change against the experts, percent; positive is better.
+      delta_m: rule -> mean relative change against the experts, percent; positive is better. None
+        where an expert's value is not positive (a correlation may be 0), so that nothing is
+        relative to it.
       left_out: rule -> why it was not tried.
     """
 
     columns: dict[str, dict[str, Any]]
     rows: dict[str, dict[str, float]]
-    delta_m: dict[str, float]
+    delta_m: dict[str, float] | None
     left_out: dict[str, str]
 
     def table(self) -> str:
-        """All of it in Markdown, the best rule first."""
-        best = sorted(self.rows, key=lambda rule: -self.delta_m[rule])
+        """All of it in Markdown, the best rule first; in the order tried without Delta m."""
+        delta = self.delta_m
+        best = self.rows if delta is None else sorted(self.rows, key=lambda rule: -delta[rule])
         rows = [
             [
                 rule,
                 *(f"{self.rows[rule][c]:.4f}" for c in self.columns),
-                f"{self.delta_m[rule]:+.2f}",
+                "-" if delta is None else f"{delta[rule]:+.2f}",
             ]
             for rule in best
         ]
@@ -54,7 +57,10 @@ class Comparison:
             f"{column}, {facts['metric']} {'up' if facts['higher_is_better'] else 'down'}"
             for column, facts in self.columns.items()
         ]
-        return markdown_table(["rule", *titles, "Delta m %"], rows)
+        table = markdown_table(["rule", *titles, "Delta m %"], rows)
+        if delta is None:
+            table += "\nDelta m is not known: a value of the experts is not positive.\n"
+        return table
 
 
 def compare(
@@ -137,8 +143,16 @@ def compare(
                 leaves = {path: leaf.select(task) for path, leaf in merged.items()}
             score(rule, name, leaves)
     directions = {column: facts["higher_is_better"] for column, facts in columns.items()}
-    gains = {rule: tasks.delta_m(row, rows[EXPERTS], directions) for rule, row in rows.items()}
-    return Comparison(columns, rows, gains, left_out)
+    return Comparison(columns, rows, relative(rows, directions), left_out)
+
+
+def relative(
+    rows: Mapping[str, Mapping[str, float]], directions: Mapping[str, bool]
+) -> dict[str, float] | None:
+    """Delta m of every rule against the experts; None where one of these is not positive."""
+    if any(value <= 0 for value in rows[EXPERTS].values()):
+        return None
+    return {rule: tasks.delta_m(row, rows[EXPERTS], directions) for rule, row in rows.items()}
 
 
 def write(found: Comparison, folder: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from sinewich_jax import cli
+from sinewich_jax.train import merge_compare
 
 ROOT = pathlib.Path(__file__).parents[2]
 BASE = importlib.resources.files("sinewich_jax.nn") / "weights" / "tiny.safetensors"
@@ -110,3 +111,20 @@ def test_words_that_do_not_go_with_compare(words, message, capsys):
     assert cli.main(["merge", "--compare", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and message in line
+
+
+def test_experts_that_learnt_nothing_have_no_delta_m():
+    columns = {
+        name: {"metric": "matthews", "unit": "", "higher_is_better": True} for name in ("a", "b")
+    }
+    up = dict.fromkeys(columns, True)
+    rows = {merge_compare.EXPERTS: {"a": 0.5, "b": 0.0}, "ties": {"a": 0.25, "b": 0.1}}
+    assert merge_compare.relative(rows, up) is None
+    lines = merge_compare.Comparison(columns, rows, None, {}).table().splitlines()
+    assert [line.split("|")[-2].strip() for line in lines[2:4]] == ["-", "-"]
+    assert lines[-1].startswith("Delta m is not known")
+    rows[merge_compare.EXPERTS]["b"] = 0.1
+    gains = merge_compare.relative(rows, up)
+    assert gains == {merge_compare.EXPERTS: 0.0, "ties": -25.0}
+    lines = merge_compare.Comparison(columns, rows, gains, {}).table().splitlines()
+    assert lines[3].startswith("| ties") and "-25.00" in lines[3]
