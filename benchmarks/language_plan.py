@@ -220,8 +220,8 @@ class Plan:
                 for method in (ADAPTERS, FUSION)
             ]
 
-        stages += [lambda m=m: rows(m, TARGETS, seeds[0]) for m in JOINT]
         stages += small(("rte", "mrpc"), seeds[0])
+        stages += [lambda m=m: rows(m, TARGETS, seeds[0]) for m in JOINT]
         stages += [lambda s=s: rows(LONGER, TARGETS, s) for s in seeds]
         for seed in seeds[1:]:
             stages += small(("rte", "mrpc"), seed)
