@@ -203,33 +203,43 @@ class Plan:
         def tuning(method: str) -> list[Cell]:
             return [cell for cells in self.grid(method).values() for cell in cells]
 
-        stages = [lambda: tuning(ADAPTERS), lambda: rows(ADAPTERS, TASKS, TUNING_SEED)]
-        stages += [lambda: tuning(FUSION), lambda: tuning(FULL)]
-        for seed in seeds:
-            stages += [
-                lambda seed=seed: rows(ADAPTERS, TASKS, seed),
-                lambda seed=seed: rows(FUSION, TARGETS, seed),
-                lambda seed=seed: rows(FULL, TARGETS, seed),
-            ]
-        stages += [lambda s=s: rows(HEAD, TARGETS, s) for s in seeds]
-
-        def small(targets: Sequence[str], seed: int) -> list[Any]:
+        def small(targets: Sequence[str], seeds: Sequence[int]) -> list[Any]:
             return [
-                lambda m=method, n=size: rows(m, targets, seed, n)
-                for size in SIZES
+                lambda m=method: [
+                    cell for s in seeds for size in SIZES for cell in rows(m, targets, s, size)
+                ]
                 for method in (ADAPTERS, FUSION)
             ]
 
-        stages += small(("rte", "mrpc"), seeds[0])
-        stages += [lambda m=m: rows(m, TARGETS, seeds[0]) for m in JOINT]
-        stages += [lambda s=s: rows(LONGER, TARGETS, s) for s in seeds]
-        for seed in seeds[1:]:
-            stages += small(("rte", "mrpc"), seed)
-        stages += [lambda s=s, m=m: rows(m, TARGETS, s) for s in seeds[1:] for m in JOINT]
-        later = ("sst2", "sick")
-        stages += [lambda s=s, m=m: rows(m, later, s) for s in seeds for m in (FUSION, FULL, HEAD)]
-        for seed in seeds:
-            stages += small(("trec", "cola"), seed)
+        first, later = seeds[:1], seeds[1:]
+        pilot = [TUNING_SEED]
+
+        def all_of(method: str, tasks: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
+            return [cell for seed in seeds for cell in rows(method, tasks, seed)]
+
+        # Few and long, so that no core waits for the other at the end of many.
+        stages = [
+            lambda: tuning(ADAPTERS),
+            lambda: all_of(ADAPTERS, TASKS, pilot),
+            lambda: [*tuning(FUSION), *tuning(FULL)],
+            lambda: [
+                *(cell for m in (FUSION, FULL) for cell in all_of(m, TARGETS, first)),
+                *all_of(ADAPTERS, TASKS, seeds),
+            ],
+            lambda: [
+                cell
+                for seed in seeds
+                for method in (FUSION, FULL, HEAD)
+                for cell in rows(method, TARGETS, seed)
+            ],
+            *small(("rte", "mrpc"), first),
+            lambda: [cell for m in JOINT for cell in all_of(m, TARGETS, first)],
+            lambda: all_of(LONGER, TARGETS, seeds),
+            *small(("rte", "mrpc"), later),
+            lambda: [cell for m in JOINT for cell in all_of(m, TARGETS, later)],
+            lambda: [c for m in (FUSION, FULL, HEAD) for c in all_of(m, ("sst2", "sick"), seeds)],
+            *small(("trec", "cola"), seeds),
+        ]
         return stages
 
     # --- experts ------------------------------------------------------------------------------
