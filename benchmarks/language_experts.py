@@ -191,16 +191,16 @@ def pruned_fusion(workdir: Path, texts: int = ATTENTION_TEXTS) -> dict[str, Any]
 
     def score(names: tuple[str, ...]) -> float:
         @jax.jit
-        def measure(batch: Any) -> Any:
+        def measure(variables: Tree, batch: Any) -> Any:
             logits = model.apply(variables, batch["text"], how=Fuse(names=names))[task.name]
             return metric.update(logits, batch["labels"][task.name], batch["valid"][task.name])
 
         batches = pipeline.eval_batches(run.experiment.eval_source, BATCH).iterate()
-        found = evaluate.merge_states([task], ({task.name: measure(batch)} for batch in batches))
+        found = evaluate.merge_states([task], ({task.name: measure(variables, b)} for b in batches))
         return metric.compute(found[task.name])[task.primary]
 
     @jax.jit
-    def attended(text: Any) -> jax.Array:
+    def attended(variables: Tree, text: Any) -> jax.Array:
         places = model.apply(variables, text, method="encode").attention
         return sum(jnp.sum(p * text["mask"], axis=(1, 2, 3)) for p in places.values())
 
@@ -208,7 +208,9 @@ def pruned_fusion(workdir: Path, texts: int = ATTENTION_TEXTS) -> dict[str, Any]
     rows = [source[i]["text"] for i in range(min(texts, len(source)))]
     chunks = [rows[i : i + BATCH] for i in range(0, len(rows) - BATCH + 1, BATCH)]
     total = sum(
-        np.asarray(attended(jax.tree.map(lambda *leaves: np.stack(leaves), *chunk)), np.float64)
+        np.asarray(
+            attended(variables, jax.tree.map(lambda *leaves: np.stack(leaves), *chunk)), np.float64
+        )
         for chunk in chunks
     )
     order = [model.names[i] for i in np.argsort(-total, kind="stable")]
