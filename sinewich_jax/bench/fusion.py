@@ -9,7 +9,8 @@ The fields of the file:
   and ``products``: which of the adapters' own products are inside the time;
 * ``encoder``: the forward pass of a whole encoder with adapters and fusion in every layer,
   likewise, by form;
-* ``goal``: the ratio that one form of the layer is to reach, and ``reached``, the forms that do;
+* ``goal``: the ratio that the forward pass of an encoder is to reach, and ``reached``: by ``layer``
+  and ``encoder`` the forms that do;
 * ``agreement``: the largest difference between the forms, by the largest entry;
 * ``versions``.
 """
@@ -34,7 +35,7 @@ _SIZES = {
 }
 FORMS = ("folded", "bottleneck", "reference")
 GOAL = 1.3
-"""What a fusion layer of N adapters may cost over that of one."""
+"""What a forward pass through the fusion of N adapters may cost over that of one."""
 _PRODUCTS = {
     "layer": {"folded": [], "bottleneck": ["up"], "reference": []},
     "encoder": {form: ["down", "up"] for form in FORMS},
@@ -75,7 +76,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         **sizes,
         **found,
         "goal": GOAL,
-        "reached": [form for form in FORMS if found["layer"][form]["ratio"] <= GOAL],
+        "reached": {
+            what: [form for form in FORMS if found[what][form]["ratio"] <= GOAL] for what in found
+        },
         "agreement": {
             form: float(abs(made["layer", form] - reference).max()) / size for form in FORMS
         },
@@ -106,10 +109,11 @@ def table(found: dict[str, Any]) -> str:
         "ratio",
         "quartiles",
     )
-    reached = ", ".join(found["reached"]) or "no form"
+    reached = {what: " and ".join(forms) or "no form" for what, forms in found["reached"].items()}
     return (
         f"{markdown_table(headers, rows)}\n"
-        f"goal: a layer of {n} adapters at {found['goal']} times one; reached by {reached}"
+        f"goal: {n} adapters at {found['goal']} times one; reached by {reached['encoder']} in an "
+        f"encoder, by {reached['layer']} in the layer alone"
     )
 
 

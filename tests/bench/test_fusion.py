@@ -23,12 +23,13 @@ def test_it_measures_a_layer_and_an_encoder(tmp_path, capsys):
     inside = {form: one["products"] for form, one in found["layer"].items()}
     assert inside == {"folded": [], "bottleneck": ["up"], "reference": []}
     assert all(one["products"] == ["down", "up"] for one in found["encoder"].values())
-    reached = {form for form, one in found["layer"].items() if one["ratio"] <= found["goal"]}
-    assert set(found["reached"]) == reached
+    for what in ("layer", "encoder"):
+        reached = {form for form, one in found[what].items() if one["ratio"] <= found["goal"]}
+        assert set(found["reached"][what]) == reached
     assert all(value < 2e-5 for value in found["agreement"].values())
     printed = capsys.readouterr().out
     assert "| 3 adapters, ms |" in printed and "encoder, bottleneck" in printed
-    assert "goal: a layer of 3 adapters at 1.3 times one; reached by " in printed
+    assert "goal: 3 adapters at 1.3 times one; reached by " in printed
 
 
 def test_sizes_below_one_are_refused(tmp_path, capsys):
