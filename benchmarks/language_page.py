@@ -270,13 +270,13 @@ def _pruning(page: Page, plan: Plan) -> None:
     page.table("", rows or {"estimate": {}}, ["ranks", "top fifth"], first="estimate")
     page.text(
         "Pruning: the share of the task vector's entries that is kept, by a global threshold. What "
-        "is left of the expert's gain over the base under its head, in percent (mean over experts "
-        "and seeds whose gain is above a point)."
+        "is left of the expert's gain over the base under its head, in percent: mean over experts "
+        "and seeds whose gain is above ten points, as parts of a smaller one are noise."
     )
     rows = {}
     for one in found:
         gain = one["expert"] - one["base"]
-        for source, scores in one["pruning"].items() if gain > 0.01 else ():
+        for source, scores in one["pruning"].items() if gain > 0.1 else ():
             row = rows.setdefault(source, {})
             for density, score in zip(DENSITIES, scores, strict=True):
                 kept = 100 * (score - one["base"]) / gain
