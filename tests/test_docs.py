@@ -50,6 +50,7 @@ def my_photos(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_python_blocks_run(my_photos, tmp_path):
     scripts = []
     for page in PAGES:

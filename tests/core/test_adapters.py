@@ -194,7 +194,7 @@ def fused_in_every_way(query, many, fusion, **options):
     }
 
 
-@settings(max_examples=40)
+@settings(max_examples=16)
 @given(
     seed=st.integers(0, 99),
     n=st.integers(1, 4),
@@ -317,15 +317,15 @@ def test_averages():
 
 
 def test_half_precision_attends_in_float32():
-    query, many, fusion = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), random_case())
-    for name, found in fused_in_every_way(query, many, fusion).items():
+    given = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), random_case())
+    for name, found in jax.eval_shape(fused_in_every_way, *given).items():
         assert found.attention.dtype == jnp.float32, name
         assert found.context.dtype == jnp.bfloat16, name
 
         def loss(*given, name=name):
             return fused_in_every_way(*given)[name].context.sum()
 
-        for leaf in jax.tree.leaves(jax.grad(loss, argnums=(0, 1, 2))(query, many, fusion)):
+        for leaf in jax.tree.leaves(jax.eval_shape(jax.grad(loss, argnums=(0, 1, 2)), *given)):
             assert leaf.dtype == jnp.bfloat16, name
 
 

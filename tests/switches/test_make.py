@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -147,10 +147,16 @@ def test_masks_are_nested(delta, alphas):
 
 @settings(max_examples=100)
 @given(DELTAS, st.sampled_from([1e-18, 0.1, 3.0, 7e17]), st.sampled_from(["l2_kept", "l1", "auto"]))
+@example(np.array([0, 3, 0, 1, 1, 1], np.float32), 1e-18, "auto")  # one or four: equally near
 def test_a_task_vector_and_its_multiple_have_the_same_planes(delta, factor, setting):
     how = {"alpha": "auto"} if setting == "auto" else {"alpha": 0.5, "knob": setting}
     plain, scaled = (make_switch({"w": x}, **how) for x in (delta, delta * np.float32(factor)))
-    np.testing.assert_array_equal(ternary(plain), ternary(scaled))
+    one, other = ternary(plain), ternary(scaled)
+    if setting == "auto" and (one != other).any():  # a draw, which rounding decides
+        near = [np.vdot(delta, x) / np.linalg.norm(x) for x in (one, other)]
+        np.testing.assert_allclose(*near, rtol=1e-6)
+        return
+    np.testing.assert_array_equal(one, other)
     np.testing.assert_allclose(
         scaled.leaves["w"].knob, plain.leaves["w"].knob * factor, rtol=1e-6, atol=0
     )

@@ -51,6 +51,7 @@ def exported(workdir, task, path):
     return path, folded.branches
 
 
+@pytest.mark.slow
 def test_tasks_merge_as_the_files_that_export_writes(runs, tmp_path, capsys):
     """Frequencies, and even seeds, may differ; what the base has no place for stays with a task."""
     experts = {"semseg": runs / "one", "x": f"{runs / 'two'}@semseg", "depth": runs / "seed"}

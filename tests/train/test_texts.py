@@ -337,6 +337,7 @@ def test_a_composition_is_loaded_whole_and_pruned(stage_two, tmp_path):
         compositions.load(stage_two, bert, other)
 
 
+@pytest.mark.slow
 def test_a_fusion_that_has_begun_needs_its_sources_no_more(stage_one, tmp_path):
     for name in ("one", "two"):
         shutil.copytree(stage_one, tmp_path / name)
