@@ -232,8 +232,8 @@ class Plan:
                 for method in (FUSION, FULL, HEAD)
                 for cell in rows(method, TARGETS, seed)
             ],
-            *small(("trec", "mrpc"), first),
             lambda: [cell for m in JOINT for cell in all_of(m, TARGETS, first)],
+            *small(("trec", "mrpc"), first),
             lambda: all_of(LONGER, TARGETS, seeds),
             *small(("trec", "mrpc"), later),
             lambda: [cell for m in JOINT for cell in all_of(m, TARGETS, later)],
