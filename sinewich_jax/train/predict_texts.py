@@ -142,6 +142,11 @@ class TextPredictor:
         return forward
 
 
+def answers_path(folder: Path, task: str, name: str) -> Path:
+    """Where the answers of a task about the file ``name`` are written."""
+    return folder / task / f"{name}.jsonl"
+
+
 def save_answers(
     folder: Path,
     name: str,
@@ -170,6 +175,6 @@ def save_answers(
         if shares is not None:
             line |= {"name": task.words(values[row]), "p": float(f"{shares[row].max():.6g}")}
         lines.append(json.dumps(line, ensure_ascii=False))
-    path = folder / task.name / f"{name}.jsonl"
+    path = answers_path(folder, task.name, name)
     storage.write_text(path, "".join(f"{line}\n" for line in lines))
     return path

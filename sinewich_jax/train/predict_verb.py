@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _answer(arguments: argparse.Namespace) -> int:
     from sinewich_jax.data.text import lines
-    from sinewich_jax.errors import ConfigError
+    from sinewich_jax.errors import ConfigError, DataError
     from sinewich_jax.train import predict, predict_texts
     from sinewich_jax.train.progress import progress_bar
 
@@ -56,6 +56,12 @@ def _answer(arguments: argparse.Namespace) -> int:
     found = {name: lines.read_texts(path) for name, path in paths.items()}
     predictor = predict_texts.TextPredictor(arguments.workdir, arguments.tasks)
     shown = predict.with_class_names(predictor.tasks, _class_names(arguments.classes))
+    given_files = {path.resolve() for path in paths.values()}
+    for name in paths:
+        for task in shown:
+            written = predict_texts.answers_path(arguments.out, task.name, name)
+            if written.resolve() in given_files:
+                raise DataError(f"the answers would replace {written}; choose another --out")
     count, cut = sum(map(len, found.values())), 0
     with progress_bar("answering", count) as advance:
         before = 0

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+
 import jax
 import numpy as np
 
 from sinewich_jax import parallel
-from sinewich_jax.config import Config
+from sinewich_jax.config import Config, from_config_dict
 from sinewich_jax.train import checkpointing, merge_item, setup, workdir
 from sinewich_jax.train import state as states
 
@@ -19,6 +22,12 @@ CONFIG = Config(
     decoder_channels=(4, 4, 4, 4),
     decoder_hidden=8,
 )
+
+
+def text_config(words: str) -> Config:
+    """A tiny run on generated texts; ``words`` are those of configs/glue_adapters.py."""
+    config = importlib.import_module("configs.glue_adapters").get_config(f"debug,{words}")
+    return dataclasses.replace(from_config_dict(config), output_bias="zero")
 
 
 def perturbed(tree, noise=0):

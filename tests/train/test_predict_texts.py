@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 
@@ -12,15 +13,12 @@ import pytest
 from sinewich_jax import cli, data
 from sinewich_jax.errors import ConfigError, DataError
 from sinewich_jax.train import predict_texts
-from tests.train.runs import CONFIG, save_run
-from tests.train.test_text_commands import text_config
+from tests.train.runs import CONFIG, save_run, text_config
 
 TEXTS = [" ".join(text.first.split()) for text in data.load_texts("phrases", "val")["sst2"][:40]]
 
 
 def config(*tasks: str, words: str = "adapters"):
-    import dataclasses
-
     return dataclasses.replace(text_config(words), tasks=tasks)
 
 
@@ -80,6 +78,16 @@ def test_files_of_texts_become_files_of_answers(singles, tmp_path, capsys):
         assert [row["name"] for row in rows] == [names[row["y"]] for row in rows]
         shares = answers.probabilities[task].max(axis=1)
         np.testing.assert_allclose([row["p"] for row in rows], shares, rtol=1e-5)
+
+
+def test_answers_replace_no_file_that_is_asked_about(singles, tmp_path, capsys):
+    path = tmp_path / "sst2" / "notes.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"a": TEXTS[0], "y": 1}) + "\n")
+    before = path.read_bytes()
+    assert cli.main(["predict", str(singles[0]), str(path), "--out", str(tmp_path)]) == 2
+    assert "answers would replace" in capsys.readouterr().err
+    assert path.read_bytes() == before and not (tmp_path / "cola").exists()
 
 
 def test_pairs_and_single_texts_are_asked_for_apart(mixed, tmp_path, capsys):

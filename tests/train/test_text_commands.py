@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sinewich_jax import config as configs
 from sinewich_jax.cli import main
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.train import add_task, build, switch_features, trained, workdir
-from tests.train.runs import CONFIG, save_run
-
-
-def text_config(arg: str) -> configs.Config:
-    config = importlib.import_module("configs.glue_adapters").get_config(f"debug,{arg}")
-    return dataclasses.replace(configs.from_config_dict(config), output_bias="zero")
+from tests.train.runs import CONFIG, save_run, text_config
 
 
 def test_a_router_of_pictures_takes_no_texts(tmp_path):

@@ -43,10 +43,10 @@ def read_texts(path: str | os.PathLike[str]) -> list[tuple[str, str | None]]:
         ``a``.
     """
     path = Path(path)
-    if not path.name.endswith(ENDINGS):
+    if not path.name.lower().endswith(ENDINGS):
         raise DataError(f"{path} is no file of texts, expected a name in {', '.join(ENDINGS)}")
     found: list[tuple[str, str | None]]
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         found = [(line.rstrip("\r\n"), None) for line in _lines(path)]
     else:
         entries = enumerate(read_objects(path), 1)
@@ -83,7 +83,7 @@ def as_object(text: str, where: str) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[str]:
-    zipped = path.suffix == ".gz"
+    zipped = path.suffix.lower() == ".gz"
     try:
         with (gzip.open if zipped else open)(path, "rt", encoding="utf-8") as file:
             return list(file)
