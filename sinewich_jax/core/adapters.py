@@ -33,6 +33,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sinewich_jax.core.products import rows_product
 from sinewich_jax.core.spectrum import at_least_float32
 from sinewich_jax.errors import ConfigError, did_you_mean
 
@@ -90,8 +91,8 @@ def bottleneck(
     Returns:
       ``up`` (..., d) and ``hidden`` (..., m).
     """
-    hidden = activation(x @ adapter.down_kernel + adapter.down_bias)
-    return Adapted(scale * (hidden @ adapter.up_kernel + adapter.up_bias), hidden)
+    hidden = activation(rows_product(x, adapter.down_kernel) + adapter.down_bias)
+    return Adapted(scale * (rows_product(hidden, adapter.up_kernel) + adapter.up_bias), hidden)
 
 
 def bottlenecks(

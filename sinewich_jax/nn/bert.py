@@ -24,6 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sinewich_jax.core.products import rows_product
 from sinewich_jax.errors import DataError
 from sinewich_jax.nn.layers import Dense, LayerNorm, dropout
 from sinewich_jax.nn.task_kernel import TaskSpec
@@ -356,7 +357,7 @@ def in_turn(x: Array, kernels: Array) -> Array:
     if len(kernels) == 1:
         return x @ kernels[0]
     grouped = x.reshape(-1, len(kernels), *x.shape[1:])
-    return jnp.einsum("btlc,tcd->btld", grouped, kernels).reshape(*x.shape[:-1], -1)
+    return jax.vmap(rows_product, (1, 0), 1)(grouped, kernels).reshape(*x.shape[:-1], -1)
 
 
 def mean_pool(x: Array, mask: Array) -> Array:

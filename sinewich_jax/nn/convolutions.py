@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sinewich_jax.core.products import rows_product
+
 Array = jax.Array
 Dtype = Any
 
@@ -37,11 +39,11 @@ def conv_same(x: Array, kernel: Array) -> Array:
     padded = jnp.pad(x, edges)
     # The centre first and from the map itself: where the other taps are zero, the result is that
     # of a plain product to the last bit.
-    y = x @ kernel[margin, margin]
+    y = rows_product(x, kernel[margin, margin])
     for row, column in itertools.product(range(size), repeat=2):
         if (row, column) != (margin, margin):
             shifted = padded[..., row : row + height, column : column + width, :]
-            y = y + shifted @ kernel[row, column]
+            y = y + rows_product(shifted, kernel[row, column])
     return y
 
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from sinewich_jax.core import sine
+from sinewich_jax.core.products import rows_product
 from sinewich_jax.nn.convolutions import conv_same
 from sinewich_jax.nn.task_kernel import TaskKernel, TaskSpec
 
@@ -144,7 +145,7 @@ def apply_kernel(x: Array, kernel: Array, bias: Array) -> Array:
     Returns:
       (B, H, W, out).
     """
-    return (x @ kernel if kernel.ndim == 2 else conv_same(x, kernel)) + bias
+    return (rows_product(x, kernel) if kernel.ndim == 2 else conv_same(x, kernel)) + bias
 
 
 class LayerNorm(nn.Module):

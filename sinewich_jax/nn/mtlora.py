@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sinewich_jax.core.products import rows_product
 from sinewich_jax.nn.blocks import Maps, SwinBlock
 from sinewich_jax.nn.layers import Dense, Drop, drop_path
 from sinewich_jax.nn.task_kernel import TaskSpec
@@ -118,6 +119,6 @@ def _both(
     frozen, thinned = dense.frozen(shared), dense.thin(shared, keys)
     if tasks is None:
         tasks = jnp.broadcast_to(thinned, (kernel.spec.num_tasks, *thinned.shape))
-    low = jnp.einsum("t...i,tir->t...r", tasks, down)
-    update = kernel.spec.scale * jnp.einsum("t...r,tor->t...o", low, up)
+    low = jax.vmap(rows_product)(tasks, down)
+    update = kernel.spec.scale * jax.vmap(rows_product)(low, up.swapaxes(1, 2))
     return frozen + dense.low_rank(thinned), frozen + update
