@@ -30,6 +30,7 @@ from benchmarks.language_plan import (
     TUNED_ON,
     TUNING_SEED,
     Plan,
+    common,
 )
 from benchmarks.pages import listed, mean, paired
 from sinewich_jax.report import canvas
@@ -98,18 +99,22 @@ def _rates(page: Page, plan: Plan) -> None:
 def _methods(page: Page, plan: Plan) -> None:
     page.heading("Methods")
     cells: dict[str, dict[str, Any]] = {}
+    equal = [task for task in TARGETS if STEPS[task] == JOINT_STEPS]
+    means = {"mean of four": TARGETS, "mean of three": equal}
     for method, title in ROWS.items():
-        row: dict[str, Any] = {task: plan.values(method, task) for task in TASKS}
+        found = {task: plan.values(method, task) for task in TASKS}
+        row: dict[str, Any] = {task: list(values.values()) for task, values in found.items()}
         if method in JOINT:
             row.update({task: "not in it" for task in TASKS if task not in TARGETS})
-        each = [plan.values(method, task) for task in TARGETS]
-        whole = min(map(len, each))
-        row["mean of four"] = [mean(values[i] for values in each) for i in range(whole)]
+        for name, tasks in means.items():
+            row[name] = list(map(mean, zip(*common(*(found[t] for t in tasks)), strict=True)))
         row["trained"] = _trained(plan, method)
         cells[title] = row
-    page.table("", cells, [*TASKS, "mean of four", "trained"], command=_command("adapters,rte"))
+    page.table("", cells, [*TASKS, *means, "trained"], command=_command("adapters,rte"))
     page.text(
-        f"*Mean of four*: {listed(TARGETS)}. *Trained*: parameters that are trained for "
+        f"*Mean of four*: {listed(TARGETS)}; *of three*: {listed(equal)}, of which runs of several "
+        "tasks see as many texts as all others do, so that it is the mean to compare those with. "
+        "*Trained*: parameters that are trained for "
         f"{TARGETS[0]}, or for the {len(TARGETS)} tasks of a run of several. "
         "*Twice the steps* is the control of fusion, which uses the target's texts in both stages. "
         "AdapterFusion attends to the adapters of all six tasks of its seed, its target's own "
@@ -121,14 +126,12 @@ def _fusion(page: Page, plan: Plan) -> None:
     page.heading("Where fusion helps")
     rows, all_gaps = {}, []
     for task in TASKS:
-        first, second = plan.values(FUSION, task), plan.values(ADAPTERS, task)
-        count = min(len(first), len(second))
-        if not count:
+        fused, single = common(plan.values(FUSION, task), plan.values(ADAPTERS, task))
+        if not fused:
             rows[task] = {"fusion less single adapter, points": None}
             continue
-        gaps = [100 * (a - b) for a, b in zip(first[:count], second[:count], strict=True)]
-        all_gaps.append(gaps)
-        rows[task] = {"fusion less single adapter, points": paired(first[:count], second[:count])}
+        all_gaps.append([100 * (a - b) for a, b in zip(fused, single, strict=True)])
+        rows[task] = {"fusion less single adapter, points": paired(fused, single)}
     page.table("", rows, ["fusion less single adapter, points"], first="target")
     whole = [gaps for gaps in all_gaps if len(gaps) == len(SEEDS)]
     if not whole:
@@ -159,13 +162,12 @@ def _small(page: Page, plan: Plan) -> None:
     cells = {}
     for task in TARGETS:
         for size in SIZES:
-            single, fused = (plan.values(method, task, size) for method in (ADAPTERS, FUSION))
-            count = min(len(single), len(fused))
-            gap = paired(fused[:count], single[:count]) if count else None
+            found = [plan.values(method, task, size) for method in (ADAPTERS, FUSION)]
+            single, fused = common(*found)
             cells[f"{task}, {size}"] = {
-                ROWS[ADAPTERS]: single,
-                ROWS[FUSION]: fused,
-                "difference, points": gap,
+                ROWS[ADAPTERS]: list(found[0].values()),
+                ROWS[FUSION]: list(found[1].values()),
+                "difference, points": paired(fused, single) if fused else None,
             }
     columns = [ROWS[ADAPTERS], ROWS[FUSION], "difference, points"]
     page.table("", cells, columns, first="target, texts")
@@ -235,9 +237,12 @@ def _switching(page: Page, plan: Plan) -> None:
         "T-Switch of the same experts, as it is published (knob `l2_kept`, heads untouched): bits "
         "a parameter on disk, everything counted, and the mean over tasks less that of the experts."
     )
-    experts = [mean(one["experts"].values()) for one in plan.measured("merging")]
+    experts = {
+        cell.settings["seed"]: mean(one["experts"].values())
+        for cell, one in plan.measured_cells("merging")
+    }
     rows: dict[str, dict[str, Any]] = {}
-    for number, one in enumerate(plan.measured("switching")):
+    for cell, one in plan.measured_cells("switching"):
         for alpha, found in one.items():
             row = rows.setdefault(alpha, {})
             for task, score in found["test"].items():
@@ -245,8 +250,8 @@ def _switching(page: Page, plan: Plan) -> None:
             score = mean(found["test"].values())
             row.setdefault("mean", []).append(score)
             row.setdefault("bits", []).append(found["bits"])
-            if number < len(experts):
-                row.setdefault("points", []).append(100 * (score - experts[number]))
+            if (seed := cell.settings["seed"]) in experts:
+                row.setdefault("points", []).append(100 * (score - experts[seed]))
     columns = [*TARGETS, "mean", "points", "bits"]
     digits = {**dict.fromkeys(columns, 3), "points": 2}
     page.table("", rows or {"T-Switch": {}}, columns, digits=digits, first="alpha")

@@ -5,7 +5,7 @@ Texts are cut at a length that holds most of a task whole; runs of several tasks
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,10 +233,11 @@ class Plan:
                 for cell in rows(method, TARGETS, seed)
             ],
             lambda: [cell for m in JOINT for cell in all_of(m, TARGETS, first)],
-            *small(("trec", "mrpc"), first),
-            lambda: all_of(LONGER, TARGETS, seeds),
-            *small(("trec", "mrpc"), later),
             lambda: [cell for m in JOINT for cell in all_of(m, TARGETS, later)],
+            lambda: all_of(LONGER, TARGETS, first),
+            *small(("trec", "mrpc"), first),
+            lambda: all_of(LONGER, TARGETS, later),
+            *small(("trec", "mrpc"), later),
             lambda: [c for m in (FUSION, FULL, HEAD) for c in all_of(m, ("sst2", "sick"), seeds)],
             *small(("rte", "cola"), seeds),
         ]
@@ -289,8 +290,13 @@ class Plan:
             return None
         return found["tasks"][task or next(iter(found["tasks"]))]["value"]
 
-    def values(self, method: str, task: str, size: int = 0) -> list[float]:
-        """A row's numbers for a task, one a seed that has run."""
-        cells = [self.cell(method, task, seed, size) for seed in SEEDS]
-        found = [self.primary(cell, task) for cell in cells]
-        return [value for value in found if value is not None]
+    def values(self, method: str, task: str, size: int = 0) -> dict[int, float]:
+        """A row's numbers for a task, by the seeds that have run."""
+        found = {seed: self.primary(self.cell(method, task, seed, size), task) for seed in SEEDS}
+        return {seed: value for seed, value in found.items() if value is not None}
+
+
+def common(*values: Mapping[int, float]) -> list[list[float]]:
+    """Of each, the numbers of the seeds that all have, in the order of seeds."""
+    seeds = sorted(set.intersection(*(set(one) for one in values)))
+    return [[one[seed] for seed in seeds] for one in values]

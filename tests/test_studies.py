@@ -676,3 +676,10 @@ def test_the_language_study_names_each_stage_when_those_before_have_run(study, t
     assert (tmp_path / "language_attention.png").is_file() and "1,234" in text
     kinds = {cell.kind for cell in plan.measurements(language_plan.SEEDS)}
     assert plan.experts(0) is None and kinds == {"attended"}
+
+
+def test_the_language_page_compares_equal_seeds():
+    from benchmarks.language_plan import common
+
+    assert common({0: 0.1, 2: 0.3}, {0: 0.2, 1: 0.9, 2: 0.4}) == [[0.1, 0.3], [0.2, 0.4]]
+    assert common({0: 0.1}, {1: 0.2}) == [[], []]
