@@ -34,6 +34,7 @@ RULES: dict[str, dict[str, Any]] = {
     "ties": {},
     "umtam": {},
     "curvature_average": {},
+    "fisher": {},
 }
 """Rules with the options that their papers recommend; none is tuned here."""
 
@@ -151,14 +152,17 @@ def merged(workdirs: Mapping[str, Path], rules: Sequence[str] = tuple(RULES)) ->
     experts = {task: Expert(path) for task, path in workdirs.items()}
     base = next(iter(experts.values())).base
     encoders = {task: one.encoder for task, one in experts.items()}
-    stats = {task: one.curvature for task, one in experts.items()}
+    stats = {
+        "curvature": {task: one.curvature for task, one in experts.items()},
+        "fisher": {task: one.fisher() for task, one in experts.items()},
+    }
     found = {
         "experts": {task: one.score(one.encoder) for task, one in experts.items()},
         "base": {task: one.score(base) for task, one in experts.items()},
     }
     for rule in rules:
         needs = next(known.needs for known in merging.rules() if known.name == rule)
-        own = {"stats": stats} if needs else {}
+        own = {"stats": stats[needs[0]]} if needs else {}
         tree = merging.merge(rule, base, encoders, **own, **RULES[rule])
         found[rule] = {task: one.score(tree) for task, one in experts.items()}
     each = merging.merge(EMR, base, encoders)

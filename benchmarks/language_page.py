@@ -217,9 +217,10 @@ def _merging(page: Page, plan: Plan) -> None:
     page.heading("Experts merged")
     page.text(
         f"The fully fine-tuned models of {listed(TARGETS)}, merged; every task keeps its own head. "
-        "Rules have the options that their papers recommend and are not tuned; curvature is what "
-        "training kept. A head belongs to its own encoder, so that the base under it says how much "
-        "a merge keeps."
+        "Rules have the options that their papers recommend and are not tuned. Curvature "
+        "(`curvature_average`, `umtam`) is what training kept; `fisher` weighs as the former does, "
+        f"by the exact Fisher information over {FISHER_TEXTS} training texts of each expert. A "
+        "head belongs to its own encoder, so that the base under it says how much a merge keeps."
     )
     rows: dict[str, dict[str, Any]] = {}
     for one in plan.measured("merging"):

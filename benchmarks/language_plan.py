@@ -50,12 +50,16 @@ GRIDS = {
 }
 """Rates; the best on ``val`` of :data:`TUNED_ON`, with one seed, is used for all tasks."""
 
-KINDS = {"merging": False, "switching": False, "pruning": True}
-"""What is measured on experts: on all of a seed together, or on each."""
+FISHER_TEXTS = 256
+KINDS: dict[str, tuple[dict[str, Any], ...]] = {
+    "merging": ({"fisher_texts": FISHER_TEXTS},),
+    "switching": ({},),
+    "pruning": tuple({"task": task} for task in TARGETS),
+}
+"""What is measured on the experts of a seed, and the settings of its own that each has."""
 ATTENDED = "attended"
 """What is measured on fusions."""
 DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.4)
-FISHER_TEXTS = 256
 ATTENTION_TEXTS = 512
 ALPHAS = (0.0, 0.6, 0.8, 0.9, 0.95, "auto")
 
@@ -259,8 +263,8 @@ class Plan:
         found = [
             Measurement.of(kind, "language", **own, seed=seed, steps=sum(STEPS.values()), rate=rate)
             for seed in ready
-            for kind, each in KINDS.items()
-            for own in ([{"task": task} for task in TARGETS] if each else [{}])
+            for kind, settings in KINDS.items()
+            for own in settings
         ]
         rates = {"rate": self.rate(FUSION), "adapters": self.rate(ADAPTERS)}
         for seed in seeds:
