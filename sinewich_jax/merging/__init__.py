@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from sinewich_jax.merging.combine import merge
 from sinewich_jax.merging.conditional import TaskConditional
+from sinewich_jax.merging.leaf import Conditional, Leaf, Leaves
 from sinewich_jax.merging.pruning import prune
-from sinewich_jax.merging.registry import Conditional, Leaf, Leaves, Rule, register, rules
+from sinewich_jax.merging.registry import Rule, register, rules
 from sinewich_jax.merging.statistics import fisher_scale, normalize_curvature
 from sinewich_jax.merging.stream import merge_files, plan_files
 from sinewich_jax.merging.vectors import apply_task_vector, task_vector

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sinewich_jax.merging.registry import Leaf
+from sinewich_jax.merging.leaf import Leaf
 
 _BLOCK = 1 << 15  # a dozen float32 arrays of it fit into the cache of a core
 

@@ -10,7 +10,8 @@ from sinewich_jax.core.trees import map_paths
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.merging.align import check_integers, matched
 from sinewich_jax.merging.conditional import TaskConditional
-from sinewich_jax.merging.registry import Leaf, Rule, check_options, find, results
+from sinewich_jax.merging.leaf import Leaf
+from sinewich_jax.merging.registry import Rule, check_options, find, results
 from sinewich_jax.merging.statistics import WORDS, by_leaf
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sinewich_jax.core.arrays import dtype_of
 from sinewich_jax.core.trees import map_paths
 from sinewich_jax.errors import ConfigError, did_you_mean
-from sinewich_jax.merging.registry import Conditional
+from sinewich_jax.merging.leaf import Conditional
 
 
 class TaskConditional(NamedTuple):

@@ -14,7 +14,7 @@ from sinewich_jax.core.curvature import Curvature, Diagonal, Factored, scaled
 from sinewich_jax.errors import SinewichError
 from sinewich_jax.merging.align import check_integers
 from sinewich_jax.merging.combine import view
-from sinewich_jax.merging.registry import Leaf
+from sinewich_jax.merging.leaf import Leaf
 from sinewich_jax.storage.fingerprint import Fingerprint
 from sinewich_jax.storage.leaves import LeafSource
 

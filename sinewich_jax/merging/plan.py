@@ -17,7 +17,8 @@ from sinewich_jax.merging.align import matched
 from sinewich_jax.merging.combine import flat_stats
 from sinewich_jax.merging.files import FileStats
 from sinewich_jax.merging.registry import Rule
-from sinewich_jax.storage.leaves import CHECKPOINTS, LeafSource, LeafSpec, open_leaves
+from sinewich_jax.storage.leaves import CHECKPOINTS, LeafSource, LeafSpec
+from sinewich_jax.storage.opening import open_leaves
 
 MERGED = "merged"
 Model = str | os.PathLike[str] | LeafSource

@@ -8,74 +8,12 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
-from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from sinewich_jax.errors import ConfigError, did_you_mean
+from sinewich_jax.merging.leaf import Leaves
 from sinewich_jax.merging.settings import in_order
 from sinewich_jax.merging.sound import Sound
-
-
-class Leaf(NamedTuple):
-    """What a rule sees: one parameter of the base and of every expert.
-
-    Attributes:
-      path: its name, ``"stage0/block1/kernel"``; the seed of anything random, so that a result does
-        not depend on the order of leaves.
-      base: the base's array, float32 at least.
-      experts: the experts' arrays in the order given, same shape and dtype.
-      stats: what the rule asked for of each expert in ``needs``, in that order; () where it asked
-        for nothing, None where a leaf has no Gram matrix; whoever lacks another is refused.
-      xp: ``numpy`` or ``jax.numpy``, to compute with.
-    """
-
-    path: str
-    base: Any
-    experts: tuple[Any, ...]
-    stats: tuple[Any, ...]
-    xp: ModuleType
-
-    @property
-    def deltas(self) -> tuple[Any, ...]:
-        """The task vectors ``W_t - W_0``, made anew at each call."""
-        return tuple(expert - self.base for expert in self.experts)
-
-
-class Leaves(Protocol):
-    """The leaves of a whole model, for rules that look at all of them.
-
-    Iterating reads every leaf once more, one at a time and always in the same order, so that a rule
-    may pass over a model that does not fit in memory.
-
-    Attributes:
-      names: of the experts.
-    """
-
-    names: tuple[str, ...]
-
-    def __iter__(self) -> Iterator[Leaf]:
-        """The leaves that hold reals."""
-        ...
-
-
-class Conditional(NamedTuple):
-    """One leaf of a model that keeps a mask for each task: ``W_0 + scale_t mask_t shared``.
-
-    Attributes:
-      base: ``W_0``.
-      shared: the vector that all tasks use.
-      masks: one boolean array a task.
-      scales: one number a task.
-    """
-
-    base: Any
-    shared: Any
-    masks: tuple[Any, ...]
-    scales: tuple[Any, ...]
-
-    def select(self, task: int) -> Any:
-        """The leaf of one task."""
-        return self.base + self.scales[task] * (self.masks[task] * self.shared)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +34,7 @@ class Rule:
       options: keyword options with their defaults.
       function: ``function(leaf, **options) -> result`` for one leaf, or, when ``whole``,
         ``function(leaves, **options) -> iterator of (path, result)``. A result is an array in the
-        place of the leaf, or a :class:`Conditional`.
+        place of the leaf, or a :class:`~sinewich_jax.merging.Conditional`.
     """
 
     name: str
@@ -164,7 +102,7 @@ def results(rule: Rule, leaves: Leaves, options: dict[str, Any]) -> Iterator[tup
 
     What no rule could merge is refused on the way, see :class:`~sinewich_jax.merging.sound.Sound`.
     """
-    sound, options = Sound(leaves, rule), in_order(options, leaves.names)
+    sound, options = Sound(leaves, rule.name, rule.needs), in_order(options, leaves.names)
     if rule.whole:
         yield from rule.function(sound, **options)
     else:

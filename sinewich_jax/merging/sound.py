@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sinewich_jax.core.arrays import fails
 from sinewich_jax.errors import SinewichError
 from sinewich_jax.merging import statistics
-
-if TYPE_CHECKING:
-    from sinewich_jax.merging.registry import Leaf, Leaves, Rule
+from sinewich_jax.merging.leaf import Leaf, Leaves
 
 
 class Sound:
@@ -22,13 +20,14 @@ class Sound:
 
     Args:
       leaves: of a whole model; whatever else they can do is still theirs.
-      rule: that will read them.
+      rule: name of the rule that will read them.
+      needs: what that rule asks for beside the parameters.
     """
 
-    def __init__(self, leaves: Leaves, rule: Rule) -> None:
+    def __init__(self, leaves: Leaves, rule: str, needs: tuple[str, ...]) -> None:
         self._leaves = leaves
         self._rule = rule
-        self._need = next((need for need in rule.needs if need != "data"), None)
+        self._need = next((need for need in needs if need != "data"), None)
         self._word = statistics.WORDS.get(self._need, self._need)
         self._seen = False
         self._found = self._zero = 0
@@ -64,7 +63,7 @@ class Sound:
             if statistic is None:
                 raise SinewichError(
                     f"{owner} has no {self._word} of the leaf {leaf.path!r}, which the merge rule "
-                    f"{self._rule.name!r} needs; track it, or leave that leaf out of the merge"
+                    f"{self._rule!r} needs; track it, or leave that leaf out of the merge"
                 )
             if self._need not in statistics.WORDS:
                 continue
@@ -73,7 +72,7 @@ class Sound:
             self._zero += statistics.is_zero(statistic)
 
     def _check_any(self) -> None:
-        name = self._rule.name
+        name = self._rule
         if self._need == "gram" and not self._found:
             raise SinewichError(
                 f"no leaf has a {self._word}, so the merge rule {name!r} has nothing to solve; "

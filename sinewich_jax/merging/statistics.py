@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,10 +20,8 @@ from sinewich_jax.core.arrays import fails, namespace, widen
 from sinewich_jax.core.curvature import Curvature, Diagonal, Factored
 from sinewich_jax.core.trees import flatten_paths, map_paths
 from sinewich_jax.errors import ConfigError, SinewichError
+from sinewich_jax.merging.leaf import Leaf
 from sinewich_jax.merging.settings import finite, one_of
-
-if TYPE_CHECKING:
-    from sinewich_jax.merging.registry import Leaf
 
 WORDS = {"curvature": "curvature", "fisher": "Fisher information", "gram": "Gram matrix"}
 """What rules of this library ask for, and how a message calls it."""

@@ -87,7 +87,7 @@ def merge_files(
     Args:
       rule: the name of a rule, see :func:`sinewich_jax.merging.rules`.
       base: what all experts started from; anything that
-        :func:`sinewich_jax.storage.leaves.open_leaves` opens, or a source that is open already and
+        :func:`sinewich_jax.storage.opening.open_leaves` opens, or a source that is open already and
         stays so. A run's work directory stands for the weights that the run started from, one of
         its checkpoints for itself.
       experts: the trained models by name, likewise.

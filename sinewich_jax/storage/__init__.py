@@ -8,7 +8,7 @@ from __future__ import annotations
 from sinewich_jax import lazy
 
 _MODULES = ("arrays", "atomic", "base", "checkpoints", "composition", "fingerprint")
-_MODULES += ("leaf_writer", "leaves")
+_MODULES += ("leaf_writer", "leaves", "opening")
 _HOMES = {
     "CheckpointStore": "checkpoints",
     "Composition": "composition",
@@ -22,7 +22,7 @@ _HOMES = {
     "load_composition": "composition",
     "load_npz": "arrays",
     "load_safetensors": "arrays",
-    "open_leaves": "leaves",
+    "open_leaves": "opening",
     "rewrite_composition": "composition",
     "save_base": "base",
     "save_composition": "composition",

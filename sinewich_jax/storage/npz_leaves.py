@@ -16,7 +16,7 @@ _DAMAGE = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImp
 
 
 class NpzLeaves(LeafSource):
-    """See :func:`sinewich_jax.storage.leaves.open_leaves`; the archive's checksums are checked."""
+    """See :func:`sinewich_jax.storage.opening.open_leaves`; the archive's checksums are checked."""
 
     def __init__(self, path: Path) -> None:
         """Reads the header of every member.

@@ -24,7 +24,7 @@ _AT_ONCE = 1 << 30  # the system reads at most 2 GiB in one call
 
 
 class SafetensorsLeaves(LeafSource):
-    """See :func:`sinewich_jax.storage.leaves.open_leaves`."""
+    """See :func:`sinewich_jax.storage.opening.open_leaves`."""
 
     def __init__(self, path: Path) -> None:
         """Reads and checks the header.

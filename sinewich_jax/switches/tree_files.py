@@ -74,7 +74,7 @@ def load_switch(directory: str | os.PathLike[str]) -> tuple[Switch, dict[str, An
       SwitchBankError: it holds no switch, or one whose arrays are not those that were written.
     """
     from sinewich_jax.storage.checkpoints import CheckpointStore
-    from sinewich_jax.storage.leaves import open_leaves
+    from sinewich_jax.storage.opening import open_leaves
 
     folder = Path(directory)
     about = CheckpointStore(folder).read_meta(_STEP).get(_ITEM)

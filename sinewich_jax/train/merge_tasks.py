@@ -25,14 +25,8 @@ import numpy as np
 from sinewich_jax.errors import CheckpointError, ConfigError
 from sinewich_jax.merging.plan import Model, open_base
 from sinewich_jax.storage.fingerprint import Fingerprint
-from sinewich_jax.storage.leaves import (
-    BACKBONE,
-    CHECKPOINTS,
-    LeafSource,
-    LeafSpec,
-    Shards,
-    open_leaves,
-)
+from sinewich_jax.storage.leaves import BACKBONE, CHECKPOINTS, LeafSource, LeafSpec, Shards
+from sinewich_jax.storage.opening import open_leaves
 
 if TYPE_CHECKING:
     from sinewich_jax.convert.task_weights import TaskWeights

@@ -17,8 +17,9 @@ from sinewich_jax.errors import ConfigError, SinewichError, did_you_mean
 from sinewich_jax.merging import origins
 from sinewich_jax.merging.files import FileStats
 from sinewich_jax.merging.plan import open_base
-from sinewich_jax.storage.leaves import CHECKPOINTS, LeafSource, open_leaves
+from sinewich_jax.storage.leaves import CHECKPOINTS, LeafSource
 from sinewich_jax.storage.manifest import MANIFEST
+from sinewich_jax.storage.opening import open_leaves
 from sinewich_jax.switches.swb import index
 from sinewich_jax.train import merge_tasks, switch_origin
 

@@ -15,8 +15,8 @@ from sinewich_jax import merging
 from sinewich_jax.core import curvature as curvatures
 from sinewich_jax.core.curvature import Diagonal, Factored
 from sinewich_jax.errors import SinewichError
+from sinewich_jax.merging.leaf import Leaf
 from sinewich_jax.merging.methods import dare
-from sinewich_jax.merging.registry import Leaf
 from tests.merging.families import assert_close, family, merged, statistics
 
 

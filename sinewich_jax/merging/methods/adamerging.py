@@ -9,7 +9,8 @@ import numpy as np
 
 from sinewich_jax.core.arrays import is_traced
 from sinewich_jax.errors import ConfigError, SinewichError, did_you_mean
-from sinewich_jax.merging.registry import Leaves, register
+from sinewich_jax.merging.leaf import Leaves
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import finite, one_of
 
 

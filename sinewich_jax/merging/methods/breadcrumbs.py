@@ -7,7 +7,8 @@ from typing import Any
 
 from sinewich_jax.core import select
 from sinewich_jax.errors import ConfigError
-from sinewich_jax.merging.registry import Leaf, register
+from sinewich_jax.merging.leaf import Leaf
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import finite, weights_of
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sinewich_jax.merging.leaf import Leaf
 from sinewich_jax.merging.means import towards, weighted_mean
-from sinewich_jax.merging.registry import Leaf, register
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import shares_of
 from sinewich_jax.merging.statistics import curvatures_of, relative
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from sinewich_jax.core import select
 from sinewich_jax.errors import ConfigError
-from sinewich_jax.merging.registry import Leaf, Leaves, register
+from sinewich_jax.merging.leaf import Leaf, Leaves
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import finite, one_of, per_expert, weights_of
 from sinewich_jax.merging.signs import DIVISORS, ON_TIE, balance, disjoint, elect
 

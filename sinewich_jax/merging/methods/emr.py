@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from sinewich_jax.merging.registry import Conditional, Leaf, Leaves, register
+from sinewich_jax.merging.leaf import Conditional, Leaf, Leaves
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import one_of
 from sinewich_jax.merging.signs import disjoint, votes_for
 

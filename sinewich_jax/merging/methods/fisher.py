@@ -11,8 +11,9 @@ import numpy as np
 from sinewich_jax.core import curvature as curvatures
 from sinewich_jax.core.arrays import is_traced
 from sinewich_jax.errors import ConfigError
+from sinewich_jax.merging.leaf import Leaf, Leaves
 from sinewich_jax.merging.means import towards, weighted_mean
-from sinewich_jax.merging.registry import Leaf, Leaves, register
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import finite, one_of, shares_of
 from sinewich_jax.merging.statistics import curvatures_of
 

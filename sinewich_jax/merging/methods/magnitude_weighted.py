@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sinewich_jax.merging.leaf import Leaf
 from sinewich_jax.merging.means import towards, weighted_mean
-from sinewich_jax.merging.registry import Leaf, register
+from sinewich_jax.merging.registry import register
 
 
 @register(

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 from sinewich_jax.core import curvature as curvatures
 from sinewich_jax.errors import ConfigError
+from sinewich_jax.merging.leaf import Leaf, Leaves
 from sinewich_jax.merging.means import weighted_mean
-from sinewich_jax.merging.registry import Leaf, Leaves, register
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import finite, shares_of
 from sinewich_jax.merging.statistics import curvatures_of, relative
 from sinewich_jax.merging.trim import Trim

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from sinewich_jax.errors import ConfigError, SinewichError
+from sinewich_jax.merging.leaf import Leaf
 from sinewich_jax.merging.means import towards
 from sinewich_jax.merging.methods.average import average
-from sinewich_jax.merging.registry import Leaf, register
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import finite
 
 

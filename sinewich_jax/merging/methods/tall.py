@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from sinewich_jax.errors import ConfigError
+from sinewich_jax.merging.leaf import Conditional, Leaf, Leaves
 from sinewich_jax.merging.methods.ties import magnitudes, merged_deltas
-from sinewich_jax.merging.registry import Conditional, Leaf, Leaves, register
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import finite, one_of, per_expert
 from sinewich_jax.merging.trim import Trim
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sinewich_jax.merging.registry import Leaf, register
+from sinewich_jax.merging.leaf import Leaf
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import finite, is_one, shares_of, weights_of
 
 

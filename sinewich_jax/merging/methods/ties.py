@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from sinewich_jax.merging.blocks import by_blocks
-from sinewich_jax.merging.registry import Leaf, Leaves, register
+from sinewich_jax.merging.leaf import Leaf, Leaves
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import finite, is_one, one_of, weights_of
 from sinewich_jax.merging.signs import (
     AGGREGATES,

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from sinewich_jax.core import curvature as curvatures
 from sinewich_jax.core.curvature import Curvature, Diagonal, Factored
 from sinewich_jax.merging.blocks import by_blocks
+from sinewich_jax.merging.leaf import Leaf, Leaves
 from sinewich_jax.merging.means import weighted_mean
-from sinewich_jax.merging.registry import Leaf, Leaves, register
+from sinewich_jax.merging.registry import register
 from sinewich_jax.merging.settings import finite, one_of, shares_of
 from sinewich_jax.merging.signs import ON_TIE, balance, elect
 from sinewich_jax.merging.statistics import curvatures_of, relative
