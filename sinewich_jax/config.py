@@ -85,7 +85,7 @@ class TextConfig:
 
     Attributes:
       max_tokens: tokens of an example, both texts of a pair and the special ones among them; longer
-        ones are cut, and the run's results say how many.
+        ones are cut, and the run's results say how many. Where all are shorter, so are the arrays.
       dropout: rate on what the encoder's sub-layers give and on attention; None keeps the
         encoder's own.
     """

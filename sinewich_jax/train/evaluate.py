@@ -90,8 +90,8 @@ class Evaluator:
         """What is scored and at which size, for people to read."""
         count = len(self.source)
         if not self.is_dense:
-            tokens = self.source[0]["text"]["ids"].shape[-1]
-            return f"at most {count} evaluation texts of each task, of at most {tokens} tokens"
+            limit = f"of at most {self.source.max_tokens} tokens"
+            return f"at most {count} evaluation texts of each task, {limit}"
         height, width = self.source[0]["image"].shape[:2]
         seen = f"{count} evaluation examples of {height} x {width} pixels"
         scored = "" if self._resolution == "train" else ", scored at their original size"

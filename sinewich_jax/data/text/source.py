@@ -7,7 +7,7 @@ with N times as many rows::
      "labels": {task: int32 or float32 []},
      "valid": {task: bool []}}
 
-T tasks in the order of ``tasks``, L tokens.
+T tasks in the order of ``tasks``, L tokens: as many as the longest text has, rounded up.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from sinewich_jax.data.text.texts import Text, Texts
 from sinewich_jax.data.text.tokens import Encoded, Tokenizer
 from sinewich_jax.tasks.text import Similarity, TextTask
 
+ROUNDED_TO = 8
+"""L is a multiple of it, where the limit is not smaller."""
+
 
 class TextSource:
     """Random access to examples of texts; a `sinewich_jax.data.DataSource`.
@@ -29,6 +32,7 @@ class TextSource:
 
     Attributes:
       tasks: names of the tasks; row t of an example's arrays is task t.
+      max_tokens: the most tokens that a text can have.
       size: None: texts have no height and width.
       channels: per task, the width its prediction head needs (classes, or 1 for a score).
       class_names: per task over classes, their names.
@@ -41,7 +45,8 @@ class TextSource:
         Args:
           texts: what to hold; its order of tasks is kept.
           tokenizer: that of the encoder.
-          max_tokens: L; longer texts are cut, and noted.
+          max_tokens: the most tokens of a text; longer texts are cut, and noted. Where all are
+            shorter, so are the arrays: padding costs what words cost.
           repeat: begin shorter tasks again (training), or mask what they lack (evaluation).
 
         Raises:
@@ -49,7 +54,7 @@ class TextSource:
           DataError: a text in which the tokenizer finds no token; names task and example.
         """
         made = {name: texts.task(name) for name in texts}
-        self.tasks = texts.tasks
+        self.tasks, self.max_tokens = texts.tasks, max_tokens
         self.size: tuple[int, int] | None = None
         self.channels, self.class_names = head_info(made)
         self._texts, self._repeat, self._padding = texts, repeat, tokenizer.padding
@@ -57,7 +62,9 @@ class TextSource:
             name: np.array([text.label for text in found], _dtype(made[name]))
             for name, found in texts.items()
         }
-        self._encoded = [_encode(name, texts[name], tokenizer, max_tokens) for name in texts]
+        self._encoded = _trimmed(
+            [_encode(name, texts[name], tokenizer, max_tokens) for name in texts]
+        )
         self._length = max(map(len, texts.values()))
         cut = [
             f"{encoded.cut} of {len(texts[name])} texts of {name}"
@@ -113,6 +120,13 @@ def _encode(task: str, found: tuple[Text, ...], tokenizer: Tokenizer, max_tokens
     firsts = [text.first for text in found]
     seconds = None if found[0].second is None else [str(text.second) for text in found]
     return tokenizer.encode(firsts, seconds, max_tokens, f"{task} example {{}}".format)
+
+
+def _trimmed(encoded: list[Encoded]) -> list[Encoded]:
+    """Without the columns in which no task has a token, but for those that round up."""
+    longest = max(int(one.mask.sum(axis=1).max()) for one in encoded)
+    width = -(-longest // ROUNDED_TO) * ROUNDED_TO
+    return [Encoded(*(array[:, :width].copy() for array in one[:3]), one.cut) for one in encoded]
 
 
 def _dtype(task: TextTask) -> type[np.number]:

@@ -109,6 +109,20 @@ def test_examples_cannot_change_the_source(source):
     np.testing.assert_array_equal(made[0]["text"]["ids"], before)
 
 
+@pytest.mark.parametrize(("limit", "found"), [(12, 12), (16, 16), (64, 16)])
+def test_arrays_are_as_long_as_the_longest_text_needs(tokenizer, limit, found):
+    """Rounded up to a multiple of eight; the limit, where that is less."""
+    texts = {"sst2": [("a fine film", 1)], "rte": [("it rain s", "rain , , , rain", 1)]}
+    encoded = tokenizer.encode(*[[text] for text in texts["rte"][0][:2]], 64)
+    assert encoded.mask.sum() == 11
+
+    example = TextSource(data.from_texts(texts), tokenizer, limit, repeat=True)[0]["text"]
+
+    assert example["ids"].shape == example["mask"].shape == (2, found)
+    np.testing.assert_array_equal(example["ids"][1], encoded.ids[0, :found])
+    assert example["mask"].sum(axis=1).tolist() == [5, 11]
+
+
 def test_too_few_tokens_are_refused(tokenizer):
     with pytest.raises(ConfigError, match="max_tokens is 4, expected at least 5"):
         TextSource(data.from_texts(EXAMPLES), tokenizer, 4, True)
