@@ -8,7 +8,6 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from sinewich_jax import config as configs
-from sinewich_jax.core import weighting
 from sinewich_jax.errors import ConfigError, did_you_mean
 
 
@@ -38,7 +37,7 @@ def make_config(**overrides: Any) -> ConfigDict:
     given = dict(config.weighting_options)
     del result["weighting_options"]
     result["weighting_options"] = ConfigDict(
-        {name: given.get(name, config_dict.placeholder(float)) for name in weighting.options()}
+        {key: given.get(key, config_dict.placeholder(float)) for key in configs.WEIGHTING_OPTIONS}
     )
     return result
 

@@ -299,6 +299,13 @@ EXECUTION_KEYS = (
 PER_TASK_KEYS = ("channels", "loss_weights", "loss_kinds")
 _PAIR_KEYS = (*PER_TASK_KEYS, "weighting_options")
 
+# The options of all weightings in core.weighting, which a command can set one by one; told here
+# because a config, a bad one above all, should not wait for JAX.
+WEIGHTING_OPTIONS = (
+    *("alpha", "c", "floor", "learning_rate", "start"),
+    *("steps_per_epoch", "temperature", "weight_decay", "weights"),
+)
+
 # Inclusive bounds; a tuple value is checked element by element, None always passes.
 _BOUNDS: dict[str, tuple[float, float]] = {
     "image_size": (1, math.inf),

@@ -166,6 +166,7 @@ def test_a_fault_in_a_config_file_keeps_its_traceback(config_file):
     assert f'{broken}", line 4' in result.stderr and "'math' has no attribute" in result.stderr
 
 
+@pytest.mark.slow
 def test_dry_run_prints_counts_as_the_last_line(config_file, tmp_path):
     flags = [f"--config={config_file}:debug", "--dry_run", "--config.data_dir=/nowhere"]
     result = run("train.py", *flags, "--config.loss_weights.depth=2", cwd=ROOT)

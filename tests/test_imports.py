@@ -93,6 +93,7 @@ def test_the_package_imports_quickly():
     assert best < 0.7
 
 
+@pytest.mark.slow
 def test_merging_costs_little_more_than_jax():
     # The fastest of interleaved runs: a busy machine slows single runs, hardly ever all of them.
     jax_alone, merging = [], []
@@ -126,6 +127,11 @@ def loaded(statement: str, path: str) -> set[str]:
 
 def test_the_front_door_loads_nothing(fake_tensorflow):
     assert not loaded("import sinewich_jax", fake_tensorflow) & {"jax", "numpy", *_HEAVY}
+
+
+def test_a_bad_command_is_told_before_jax_is_loaded(fake_tensorflow):
+    config = "import train; from configs import scenes; scenes.get_config('debug,lora')"
+    assert not loaded(config, fake_tensorflow) & {"jax", *_HEAVY}
 
 
 def test_merging_loads_no_model_library(fake_tensorflow):

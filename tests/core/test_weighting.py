@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from sinewich_jax.config import WEIGHTING_OPTIONS
 from sinewich_jax.core import surgery, weighting
 from sinewich_jax.errors import ConfigError
 
@@ -22,6 +23,10 @@ ALL = ("aligned", "cagrad", "dwa", "equal", "famo", "fixed", "gradnorm", "imtl_g
 
 def test_the_names():
     assert weighting.names() == ALL
+
+
+def test_a_command_can_set_every_option():
+    assert weighting.options() == WEIGHTING_OPTIONS
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -74,13 +74,8 @@ def test_tadformer_as_released_is_an_option(name):
     check(name, "", released=True)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mtlora_tiny",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("mtlora_plus_tiny", *TADFORMER)),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mtlora_tiny", "mtlora_plus_tiny", *TADFORMER])
 def test_gradients_have_the_norms_of_the_authors_code(name):
     """And what their code trains is what ours trains."""
     fixture = official.load(name)

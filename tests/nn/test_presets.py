@@ -164,6 +164,7 @@ def test_a_hidden_layer_in_the_clock_leaves_the_decoder_the_last_table():
     assert not any("decoder" in name for name in variables["params"]["clock"])
 
 
+@pytest.mark.slow
 def test_tokens_change_what_pixels_see_and_are_trained():
     model, variables, rules = small("sinewich_paper")
     other = {
@@ -177,16 +178,8 @@ def test_tokens_change_what_pixels_see_and_are_trained():
     assert "tokens/start" in trained and "backbone/stage0_block0/token_norm/scale" in trained
 
 
-@pytest.mark.parametrize(
-    "word",
-    [
-        "mtlora",
-        *(
-            pytest.param(word, marks=pytest.mark.slow)
-            for word in ("sinewich_paper", "tadformer", "sine_lora")
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["mtlora", "sinewich_paper", "tadformer", "sine_lora"])
 def test_gradients_reach_what_is_trained(word):
     model, variables, rules = small(word)
     flat = trees.flatten_paths(variables["params"])

@@ -84,7 +84,10 @@ def close(one, other, tolerance=1e-5):
     np.testing.assert_allclose(np.asarray(one) / scale, np.asarray(other) / scale, atol=tolerance)
 
 
-@pytest.mark.parametrize("placement", ADAPTED)
+@pytest.mark.parametrize(
+    "placement",
+    ["pfeiffer", *(pytest.param(one, marks=pytest.mark.slow) for one in ("houlsby", "parallel"))],
+)
 def test_adapters_side_by_side_are_models_of_one_task_each(placement):
     """Values and gradients: no task touches the adapter of another."""
     fields = ADAPTED[placement]

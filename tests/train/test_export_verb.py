@@ -159,6 +159,7 @@ def test_an_artefact_needs_a_size(run, tmp_path, capsys, monkeypatch):
     assert "give --image-size H W" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_fold_that_went_wrong_is_not_written(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fold, "difference", lambda *_: float("nan"))
     out = tmp_path / "x.safetensors"

@@ -355,6 +355,7 @@ class TwoSizes:
         return self.parts[index % 2][index // 2]
 
 
+@pytest.mark.slow
 def test_scores_at_the_original_resolution_are_those_of_predictions_resized_one_by_one(tmp_path):
     source = TwoSizes()
     original = data.OriginalLabels(source, fake.SIZE)
