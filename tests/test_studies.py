@@ -671,7 +671,7 @@ def test_the_language_study_names_each_stage_when_those_before_have_run(study, t
         study._config(cell)  # each is a run that a config knows
     language_page.write(plan, tmp_path)
     text = " ".join((tmp_path / "language.md").read_text(encoding="utf-8").split())
-    assert "| rte | 1.00 ± 1.00 (+2.00, +1.00, +0.00) |" in text
+    assert "| rte | 1.00 ± 1.00 (+2.00, +1.00, +0.00) | not run |" in text
     assert "mean difference is 1.00 ± 1.00 points: fusion is no worse than" in text
     assert (tmp_path / "language_attention.png").is_file() and "1,234" in text
     kinds = {cell.kind for cell in plan.measurements(language_plan.SEEDS)}
