@@ -73,7 +73,10 @@ _MAKERS: dict[str, Maker] = {}
 
 
 def register(name: str) -> Callable[[Maker], Maker]:
-    """Adds ``maker(tasks, **options) -> Weighting`` under ``name``, for :func:`make`."""
+    """Adds ``maker(tasks, **options) -> Weighting`` under ``name``, for :func:`make`.
+
+    A new option that commands shall set, too, is one more of ``config.WEIGHTING_OPTIONS``.
+    """
 
     def add(maker: Maker) -> Maker:
         if name in _MAKERS:
