@@ -152,7 +152,7 @@ def test_dry_run_counts_without_the_data():
     assert counts["trainable"] == 8_344_634 and counts["total"] == 34_262_906
 
 
-@pytest.mark.parametrize("name", ["ccp", "kitchen"])
+@pytest.mark.parametrize("name", ["ccp", pytest.param("kitchen", marks=pytest.mark.slow)])
 def test_photographs_that_are_absent_name_both_ways_to_find_them(tmp_path, name):
     done = train(f"configs/{name}.py:debug", tmp_path / "run", f"--config.data_dir={tmp_path}")
     assert done.returncode == 2
@@ -160,6 +160,7 @@ def test_photographs_that_are_absent_name_both_ways_to_find_them(tmp_path, name)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_dry_run_of_pretraining_only_counts(tmp_path):
     done = train("configs/pretrain_scenes.py:debug", tmp_path / "run", "--dry_run")
     assert done.returncode == 0, done.stderr

@@ -168,7 +168,7 @@ def test_a_fold_that_went_wrong_is_not_written(run, tmp_path, capsys, monkeypatc
     assert not out.exists()
 
 
-@pytest.mark.parametrize("gap", [3e-4, float("nan")])
+@pytest.mark.parametrize("gap", [pytest.param(3e-4, marks=pytest.mark.slow), float("nan")])
 def test_a_program_that_went_wrong_is_not_written(run, tmp_path, capsys, monkeypatch, gap):
     monkeypatch.setattr(artifact, "difference", lambda *_: gap)
     out = tmp_path / "x.stablehlo"

@@ -47,7 +47,12 @@ def tracked(config: configs.Config) -> tuple[dict, dict]:
     return trees.flatten_paths(params), trees.flatten_paths(state.curv)
 
 
-@pytest.mark.parametrize("word", METHODS)
+SEEN = ("sinewich", "full_ft", "decoder_only", "independent_base", "single_task")
+
+
+@pytest.mark.parametrize(
+    "word", [*SEEN, *(pytest.param(w, marks=pytest.mark.slow) for w in METHODS if w not in SEEN)]
+)
 def test_only_what_tasks_share_in_the_backbone_is_mergeable(word):
     tasks = ("depth",) if word == "single_task" else ("semseg", "depth", "edge")
     params, kept = tracked(get_config(f"{word},debug", tasks=tasks))
@@ -132,6 +137,7 @@ def test_the_facts_beside_it_name_the_base(runs):
     assert len(facts["frequencies"]["global"]) == len(fake.TASKS)
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_goes_on_and_is_scored_without_curvature(tmp_path):
     """Its config has no such key and its optimizer no such state."""
     config = fake.make_config(merge_stats_every=0, steps=6, checkpoint_every=2)

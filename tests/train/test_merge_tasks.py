@@ -82,13 +82,17 @@ def test_tasks_merge_as_the_files_that_export_writes(runs, tmp_path, capsys):
     assert record["experts"]["x"]["path"] == f"{runs / 'two'}@semseg"
 
 
-def test_other_frequencies_are_refused_for_factors_and_fine_for_kernels(runs, tmp_path, capsys):
+def test_other_frequencies_are_refused_for_factors(runs, tmp_path, capsys):
     experts = {"a": runs / "one", "b": runs / "two"}
     assert merge("average", runs / "one", experts, tmp_path / "out") == 2
     message = error(capsys)
     assert "'a' and 'b' read the factors of their task kernels at other frequencies" in message
     assert "--expert NAME=WORKDIR@TASK" in message
-    tasks = {name: f"{path}@depth" for name, path in experts.items()}
+
+
+@pytest.mark.slow
+def test_a_run_and_its_base_alone_take_the_same_merged_kernels(runs, tmp_path):
+    tasks = {"a": f"{runs / 'one'}@depth", "b": f"{runs / 'two'}@depth"}
     assert merge("average", runs / "one", tasks, tmp_path / "run") == 0
     assert merge("average", BASE, tasks, tmp_path / "file") == 0
     flat, _ = storage.load_safetensors(tmp_path / "file" / "merged.safetensors")
