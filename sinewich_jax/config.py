@@ -143,7 +143,8 @@ class Config:
       loss_kinds: pairs of task and the kind of its loss, for tasks with a choice (``depth``: ``l1``
         or ``l2``; ``normals``: ``l1`` or ``cosine``).
       backbone: name of the backbone.
-      backbone_weights: ``"shipped"``, ``"random"``, or a weight file.
+      backbone_weights: ``"shipped"``, ``"random"``, or a weight file; for texts a folder of
+        Hugging Face, or the work directory of a run whose encoder is taken over.
       method: what adapts the backbone.
       start: ``"anchored"`` (modulation of order one at once) or ``"zero"`` (as published).
       rank: adapter rank; twelve divides by six tasks, as ``lora_split`` needs.
@@ -399,7 +400,7 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
     Execution keys (:data:`EXECUTION_KEYS`) are left out: they may change between two starts.
     """
-    before, after = _flatten(to_dict(old)), _flatten(to_dict(new))
+    before, after = flatten(to_dict(old)), flatten(to_dict(new))
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
@@ -407,11 +408,12 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict of :func:`to_dict` with dotted keys, as commands write them."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        flat.update(_flatten(value, f"{path}.") if isinstance(value, dict) else {path: value})
+        flat.update(flatten(value, f"{path}.") if isinstance(value, dict) else {path: value})
     return flat
 
 

@@ -95,7 +95,11 @@ def is_text(name: str) -> bool:
 def _opener(name: str) -> Opener:
     _import_sets()
     if name not in _OPENERS:
-        raise ConfigError(f"there is no data set {name!r}{did_you_mean(name, _OPENERS)}")
+        near = did_you_mean(name, _OPENERS)
+        raise ConfigError(
+            f"there is no data set {name!r}{near}; examples of your own are given in Python, as an "
+            "experiment"
+        )
     return _OPENERS[name]
 
 

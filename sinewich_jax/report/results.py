@@ -228,10 +228,10 @@ def _facts(results: Mapping[str, Any], config: Mapping[str, Any], words: _Words)
 
 def _changed(config: Mapping[str, Any]) -> str:
     """The keys of a recorded config that do not have their default value."""
-    defaults = configs.to_dict(configs.Config())
+    defaults = configs.flatten(configs.to_dict(configs.Config()))
     changed = [
         f"`{key}={json.dumps(value)}`"
-        for key, value in sorted(config.items())
+        for key, value in sorted(configs.flatten(config).items())
         if key not in defaults or value != defaults[key]
     ]
     return ", ".join(changed) if changed else "none"

@@ -78,8 +78,7 @@ def composition_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
       CheckpointError: no composition, or a damaged one.
     """
-    _, metadata = _read(path)
-    return json.loads(metadata["facts"])
+    return _read(path).facts
 
 
 def rewrite_composition(
@@ -97,9 +96,10 @@ def rewrite_composition(
     Raises:
       CheckpointError: no composition, a damaged one, or a full disk.
     """
-    leaves, metadata = _read(path)
-    parts, facts = change(unflatten_paths(leaves), json.loads(metadata["facts"]))
-    save_safetensors(out, flatten_paths(parts), {**metadata, "facts": json.dumps(facts)})
+    read = _read(path)
+    parts, facts = change(unflatten_paths(read.leaves), read.facts)
+    metadata = {"kind": _KIND, "base": read.base, "facts": json.dumps(facts)}
+    save_safetensors(out, flatten_paths(parts), metadata)
 
 
 def load_composition(
@@ -117,15 +117,15 @@ def load_composition(
       The parts, bit for bit as they were saved, and the facts.
 
     Raises:
-      CheckpointError: no composition, another base, or a leaf that is missing, left over, or of
-        another shape or dtype; the leaf is named.
+      CheckpointError: no composition, another base, or a leaf that is missing, left over, of
+        another shape or dtype, or not finite; the leaf is named.
     """
-    leaves, metadata = _read(path)
-    mark = fingerprint(base)
-    if metadata.get("base") != mark:
+    read = _read(path)
+    leaves, mark = read.leaves, fingerprint(base)
+    if read.base != mark:
         raise CheckpointError(
-            f"{path} was trained beside the base {metadata.get('base')!s:.19}, and this one is "
-            f"{mark:.19}; use the base that it was trained with"
+            f"{path} was trained beside the base {read.base:.19}, and this one is {mark:.19}; use "
+            "the base that it was trained with"
         )
     wanted = {
         f"{name}/{path}": leaf
@@ -149,14 +149,34 @@ def load_composition(
                 f"the leaf {name!r} of {path} is {leaf.dtype} {leaf.shape}, expected {dtype} "
                 f"{shape}"
             )
-    return Composition(unflatten_paths(leaves), json.loads(metadata["facts"]))
+        if dtype.kind not in "iub" and not np.isfinite(leaf).all():
+            raise CheckpointError(
+                f"the leaf {name!r} of {path} holds NaN or infinity, expected finite numbers; "
+                "train it again"
+            )
+    return Composition(unflatten_paths(leaves), read.facts)
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+class _File(NamedTuple):
+    leaves: dict[str, np.ndarray]
+    base: str
+    facts: dict[str, Any]
+
+
+def _read(path: str | os.PathLike[str]) -> _File:
     leaves, metadata = load_safetensors(path)
     if metadata.get("kind") != _KIND:
         raise CheckpointError(
             f"{path} is no composition (it says {metadata.get('kind')!r}); expected a file that "
             "save_composition wrote"
         )
-    return leaves, metadata
+    try:
+        facts = json.loads(metadata["facts"])
+    except (KeyError, ValueError):
+        facts = None
+    if not isinstance(facts, dict):
+        raise CheckpointError(
+            f"{path} says of its parts {metadata.get('facts')!r:.60}, expected a JSON object; copy "
+            "it again, or train it again"
+        )
+    return _File(leaves, str(metadata.get("base")), facts)

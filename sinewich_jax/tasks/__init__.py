@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import importlib
 
-from sinewich_jax.tasks.base import Metric, State, Task, make, names, register
+from sinewich_jax.tasks.base import Metric, State, Task, make, names, register, with_class_names
 from sinewich_jax.tasks.delta import delta_m
 from sinewich_jax.tasks.dense import DenseTask
 from sinewich_jax.tasks.references import REFERENCES, ReferenceTable, reference_table
@@ -48,4 +48,5 @@ __all__ = [
     "names",
     "reference_table",
     "register",
+    "with_class_names",
 ]

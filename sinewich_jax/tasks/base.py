@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -257,7 +257,11 @@ def make(name: str, /, **overrides: Any) -> Task:
       ConfigError: an unknown task or field (the nearest is offered), or a count that does not fit.
     """
     if name not in _REGISTRY:
-        raise ConfigError(f"there is no task {name!r}{did_you_mean(name, _REGISTRY)}")
+        near = did_you_mean(name, _REGISTRY)
+        raise ConfigError(
+            f"there is no task {name!r}{near}; one of your own is known in Python, once "
+            "tasks.register has been called"
+        )
     task = _REGISTRY[name]()
     fields = [field.name for field in dataclasses.fields(task)]
     for key in overrides:
@@ -273,3 +277,20 @@ def make(name: str, /, **overrides: Any) -> Task:
     elif overrides.get("channels", task.channels) != task.channels:
         overrides.setdefault("class_names", None)
     return dataclasses.replace(task, **overrides)
+
+
+def with_class_names(
+    given: Iterable[Task], class_names: Mapping[str, Sequence[str]]
+) -> tuple[Task, ...]:
+    """Tasks that call their classes as a data set does, for people to read.
+
+    Args:
+      given: the tasks.
+      class_names: by task; read where there are as many as the task has classes.
+    """
+    return tuple(
+        dataclasses.replace(task, class_names=tuple(class_names[task.name]))
+        if len(class_names.get(task.name, ())) == task.channels
+        else task
+        for task in given
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sinewich_jax.core import trees
 from sinewich_jax.errors import CheckpointError, ConfigError, did_you_mean
 from sinewich_jax.nn.bert import Bert
 from sinewich_jax.nn.clock import ClockSpec
+from sinewich_jax.nn.fusion import PLACEMENTS
 from sinewich_jax.nn.text import ENCODER, TextModel
 from sinewich_jax.train import replace
 from sinewich_jax.train import workdir as workdirs
@@ -33,8 +34,30 @@ RECORD = "sources.json"
 _PLACES = {"adapters": "backbone/adapters_", "fusion": "backbone/fusion_", "heads": "heads/"}
 # What adapters of several runs must share to stand on one axis.
 _SHARED = ("hidden", "placement", "dropped")
-# What a run says of its adapters.
-_FACTS = (*_SHARED, "names", "fused", "heads")
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_head(value: Any) -> bool:
+    is_pair = isinstance(value, list) and len(value) == 2
+    return is_pair and isinstance(value[0], str) and _is_size(value[1])
+
+
+def _is_list(is_one: Callable[[Any], bool], least: int = 1) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, list) and len(v) >= least and all(map(is_one, v))
+
+
+# What a run says of its adapters: what each fact is, for people and as a check.
+_FACTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "hidden": ("a width", _is_size),
+    "placement": (f"one of {', '.join(PLACEMENTS)}", lambda v: v in tuple(PLACEMENTS)),
+    "dropped": ("a list of layers", _is_list(lambda n: type(n) is int and n >= 0, least=0)),
+    "names": ("a list of names", _is_list(lambda name: isinstance(name, str))),
+    "fused": ("true or false", lambda v: isinstance(v, bool)),
+    "heads": ("a list of pairs of task and width", _is_list(_is_head)),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +99,12 @@ class Sources:
     def names(self) -> tuple[str, ...]:
         """Of all adapters, file by file."""
         return tuple(name for facts in self.facts for name in facts["names"])
+
+    @property
+    def tokenizers(self) -> dict[str, str]:
+        """By file, the mark of the tokenizer of its run; earlier versions did not say it."""
+        pairs = zip(self.paths, self.facts, strict=True)
+        return {str(path): facts["tokenizer"] for path, facts in pairs if "tokenizer" in facts}
 
     @property
     def shape(self) -> dict[str, Any]:
@@ -152,11 +181,7 @@ def find(runs: Sequence[str], begun: Path | None = None) -> Sources:
     facts, marks = map(storage.composition_facts, paths), map(_mark, paths)
     found = Sources(paths, tuple(facts), tuple(map(str, marks)))
     for path, facts in zip(paths, found.facts, strict=True):
-        if missing := [key for key in _FACTS if key not in facts]:
-            raise CheckpointError(
-                f"{path} does not say the {missing[0]!r} of its adapters, expected the {FILE} of a "
-                "run with method='adapters'"
-            )
+        _check_facts(path, facts)
         for key in _SHARED:
             if facts[key] != found.facts[0][key]:
                 raise ConfigError(
@@ -172,7 +197,9 @@ def find(runs: Sequence[str], begun: Path | None = None) -> Sources:
     return found
 
 
-def save(workdir: Path, model: TextModel, state: Any, constants: Mapping[str, Any]) -> None:
+def save(
+    workdir: Path, model: TextModel, state: Any, constants: Mapping[str, Any], tokenizer: str
+) -> None:
     """Writes what a run has trained beside its encoder.
 
     Args:
@@ -180,6 +207,7 @@ def save(workdir: Path, model: TextModel, state: Any, constants: Mapping[str, An
       model: of the run.
       state: the trained state.
       constants: the frozen tree.
+      tokenizer: mark of the tokenizer whose ids the encoder read.
     """
     flat = replace.parameters(state, constants)
     if not parallel.is_main_process():
@@ -191,6 +219,7 @@ def save(workdir: Path, model: TextModel, state: Any, constants: Mapping[str, An
         "dropped": list(model.dropped),
         "fused": model.fused,
         "heads": [list(head) for head in model.heads],
+        "tokenizer": tokenizer,
     }
     encoder = trees.unflatten_paths(encoder_of(flat))
     storage.save_composition(workdir / FILE, _parts(flat), encoder, facts)
@@ -228,10 +257,11 @@ def load(
 
 
 def select(path: str | Path, names: Sequence[str], out: str | Path) -> None:
-    """Writes a composition with some of its adapters: the others are gone, nothing else changes.
+    """Writes a composition with some of its adapters: the others are gone.
 
     With the names of :func:`sinewich_jax.train.attention.most_attended` it is pruned of the
-    adapters that its fusion hardly uses.
+    adapters that its fusion hardly uses; nothing else of it changes. Of adapters that are not
+    fused each belongs to a task, whose head stays and goes with it.
 
     Args:
       path: a composition file, or the work directory of a run that has left one.
@@ -244,8 +274,8 @@ def select(path: str | Path, names: Sequence[str], out: str | Path) -> None:
     """
     found = find([str(path)])
     file, facts = found.paths[0], found.facts[0]
-    if not names or len(set(names)) < len(names):
-        raise ConfigError(f"the adapters that stay are {tuple(names)}, expected names, each once")
+    if isinstance(names, str) or not names or len(set(names)) < len(names):
+        raise ConfigError(f"the adapters that stay are {names!r}, expected names, each once")
     for name in names:
         if name not in facts["names"]:
             raise ConfigError(f"{file} has no adapter {name!r}{did_you_mean(name, facts['names'])}")
@@ -253,9 +283,34 @@ def select(path: str | Path, names: Sequence[str], out: str | Path) -> None:
 
     def change(parts: dict[str, Any], facts: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         kept = jax.tree.map(lambda leaf: leaf[rows], parts["adapters"])
-        return {**parts, "adapters": kept}, {**facts, "names": list(names)}
+        parts, facts = {**parts, "adapters": kept}, {**facts, "names": list(names)}
+        if not facts["fused"]:
+            parts["heads"] = {name: parts["heads"][name] for name in names}
+            facts["heads"] = [facts["heads"][row] for row in rows]
+        return parts, facts
 
     storage.rewrite_composition(file, out, change)
+
+
+def _check_facts(path: Path, facts: Mapping[str, Any]) -> None:
+    """Refuses a file that does not say what its parts are, or says what cannot be."""
+    for key, (expected, is_right) in _FACTS.items():
+        if key not in facts:
+            raise CheckpointError(
+                f"{path} does not say the {key!r} of its adapters, expected the {FILE} of a run "
+                "with method='adapters'"
+            )
+        if not is_right(facts[key]):
+            raise CheckpointError(
+                f"{path} says that the {key!r} of its adapters are {facts[key]!r}, expected "
+                f"{expected}"
+            )
+    tasks = [task for task, _ in facts["heads"]]
+    if not facts["fused"] and tasks != facts["names"]:
+        raise CheckpointError(
+            f"{path} has the adapters {facts['names']} and the heads {tasks}, expected an adapter "
+            "for each head, in the same order, where none are fused"
+        )
 
 
 def _mark(path: Path) -> str | None:

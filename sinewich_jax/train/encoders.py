@@ -7,12 +7,18 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sinewich_jax import data
 from sinewich_jax.config import Config
 from sinewich_jax.convert.bert import read_bert, read_bert_config
+from sinewich_jax.core import trees
 from sinewich_jax.data.text import phrases
 from sinewich_jax.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from sinewich_jax.nn.bert import Bert
+from sinewich_jax.nn.sinewich import is_adapter
+from sinewich_jax.nn.text import ENCODER
+from sinewich_jax.train import workdir as workdirs
 
 PRESETS = {
     "bert_tiny": Bert(
@@ -41,12 +47,15 @@ class Encoder:
       bert: its sizes.
       folder: with weights and tokenizer, as Hugging Face lays them out; None where there is none.
       pretrained: whether weights are wanted.
+      run: the work directory whose encoder it is; its weights are read there. None for the
+        folder's own.
     """
 
     name: str
     bert: Bert
     folder: Path | None
     pretrained: bool
+    run: Path | None = None
 
     def tokenizer(self) -> data.Tokenizer:
         """The tokenizer that belongs to the encoder.
@@ -78,10 +87,13 @@ class Encoder:
 
         Raises:
           ConfigError: no folder.
-          CheckpointError: a folder that holds another network, or damaged weights.
+          CheckpointError: a folder that holds another network, a run without a checkpoint, or
+            damaged weights.
         """
         if not self.pretrained:
             return None
+        if self.run is not None:
+            return _of_run(self.run)
         found = read_bert(self._found())
         if self.folder == _package() and found.sha256 != _SHA256:
             raise CheckpointError(
@@ -108,13 +120,16 @@ def encoder(config: Config) -> Encoder:
     """The encoder of a config.
 
     Args:
-      config: ``backbone`` names it; ``backbone_weights`` is ``"shipped"``, ``"random"`` or a folder
-        of Hugging Face.
+      config: ``backbone`` names it; ``backbone_weights`` is ``"shipped"``, ``"random"``, a folder
+        of Hugging Face, or the work directory of a run, whose encoder it then is.
 
     Raises:
       ConfigError: no encoder of that name, or one whose sizes only a folder can say.
       CheckpointError: a folder that is not there, or holds another network.
     """
+    run = Path(config.backbone_weights).absolute()
+    if (run / workdirs.CHECKPOINTS).is_dir():
+        return _encoder_of(run, config)
     known = (*PRESETS, FOLDER)
     name, given = config.backbone, config.backbone_weights
     if name not in known:
@@ -140,6 +155,37 @@ def encoder(config: Config) -> Encoder:
             f"config key backbone={FOLDER}"
         )
     return Encoder(name, bert, folder, pretrained)
+
+
+def _encoder_of(run: Path, config: Config) -> Encoder:
+    """The encoder that a run has trained, or left as it was."""
+    its = workdirs.read_config(run)
+    if its.backbone != config.backbone:
+        raise ConfigError(
+            f"config key 'backbone_weights' names the run {run} with backbone {its.backbone!r}, "
+            f"and 'backbone' is {config.backbone!r}; expected the same"
+        )
+    its = encoder(its)
+    return dataclasses.replace(its, pretrained=config.method != "scratch", run=run)
+
+
+def _of_run(run: Path) -> dict[str, Any]:
+    """Parameters of the encoder of a run by path."""
+    from sinewich_jax.train import trained  # which reads runs with encoders
+
+    flat = trees.flatten_paths(trained.read_trained(run).variables["params"])
+    added = [path for path in flat if path.startswith(ENCODER) and is_adapter(path)]
+    if added:
+        raise CheckpointError(
+            f"the encoder of the run {run} has weights of its tasks or updates in it, the first is "
+            f"{added[0]!r}; expected a run that leaves a plain encoder, with method 'adapters' or "
+            "'full_ft' say"
+        )
+    return {
+        path.removeprefix(ENCODER): np.asarray(leaf)
+        for path, leaf in flat.items()
+        if path.startswith(ENCODER)
+    }
 
 
 def _package() -> Path | None:

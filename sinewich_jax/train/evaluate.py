@@ -77,13 +77,7 @@ class Evaluator:
     @functools.cached_property
     def tasks(self) -> tuple[tasks.Task, ...]:
         """The tasks with the class names of the data set, for people to read."""
-        names = self.source.class_names
-        return tuple(
-            dataclasses.replace(task, class_names=tuple(names[task.name]))
-            if task.name in names
-            else task
-            for task in self._experiment.tasks
-        )
+        return tasks.with_class_names(self._experiment.tasks, self.source.class_names)
 
     @property
     def seen(self) -> str:

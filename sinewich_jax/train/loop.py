@@ -80,10 +80,12 @@ def train(
     workdirs.prepare(workdir, config)
     config = workdirs.as_begun(workdir, config)
     if workdirs.is_finished(workdir, config):
-        again = " --reference ..." if references else ""
+        again = f"sinewich evaluate {workdir}{' --reference ...' if references else ''}"
+        if config.data not in data.names():  # examples that a command does not know
+            again = "sinewich_jax.train.evaluate.evaluate_workdir with its experiment"
         writers.announce(
             f"{workdir} is complete: {config.steps} steps and their results are there; nothing to "
-            f"do (sinewich evaluate {workdir}{again} scores it again)"
+            f"do ({again} scores it again)"
         )
         return Outcome("already_finished", config.steps, workdirs.read_results(workdir))
     known = read_references(references, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,18 +91,6 @@ class Predictor:
             }
 
         return jax.jit(finish, static_argnums=0)
-
-
-def with_class_names(
-    task_list: Sequence[tasks.Task], names: Mapping[str, Sequence[str]]
-) -> list[tasks.Task]:
-    """The tasks with class names for people to read, where there are as many as classes."""
-    return [
-        dataclasses.replace(task, class_names=tuple(names[task.name]))
-        if len(names.get(task.name, ())) == task.channels
-        else task
-        for task in task_list
-    ]
 
 
 def save_prediction(folder: Path, task: tasks.Task, name: str, values: np.ndarray) -> Path:

@@ -94,9 +94,12 @@ class TextPredictor:
           The answers of every task about every text.
 
         Raises:
-          DataError: no text, an empty one, one where a pair is expected, or the reverse.
+          DataError: no text, an empty one, what is neither a text nor two, one where a pair is
+            expected, or the reverse.
         """
-        pairs = [(text, None) if isinstance(text, str) else tuple(text) for text in texts]
+        if isinstance(texts, str):
+            raise DataError(f"the texts are the one text {texts!r}, expected a list of texts")
+        pairs = [_pair(text, where(number)) for number, text in enumerate(texts)]
         if not pairs:
             raise DataError("there is no text to answer about, expected at least one")
         for number, (first, second) in enumerate(pairs):
@@ -140,6 +143,14 @@ class TextPredictor:
             )
 
         return forward
+
+
+def _pair(given: Any, where: str) -> tuple[Any, Any]:
+    if isinstance(given, str):
+        return given, None
+    if not isinstance(given, Sequence) or isinstance(given, bytes) or len(given) != 2:
+        raise DataError(f"{where} is {given!r:.60}, expected a text or a pair of texts")
+    return tuple(given)
 
 
 def answers_path(folder: Path, task: str, name: str) -> Path:

@@ -45,9 +45,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _answer(arguments: argparse.Namespace) -> int:
+    from sinewich_jax import tasks
     from sinewich_jax.data.text import lines
     from sinewich_jax.errors import ConfigError, DataError
-    from sinewich_jax.train import predict, predict_texts
+    from sinewich_jax.train import predict_texts
     from sinewich_jax.train.progress import progress_bar
 
     if arguments.side is not None:
@@ -55,7 +56,7 @@ def _answer(arguments: argparse.Namespace) -> int:
     paths = find_texts(arguments.files)
     found = {name: lines.read_texts(path) for name, path in paths.items()}
     predictor = predict_texts.TextPredictor(arguments.workdir, arguments.tasks)
-    shown = predict.with_class_names(predictor.tasks, _class_names(arguments.classes))
+    shown = tasks.with_class_names(predictor.tasks, _class_names(arguments.classes))
     given_files = {path.resolve() for path in paths.values()}
     for name in paths:
         for task in shown:
@@ -82,7 +83,7 @@ def _answer(arguments: argparse.Namespace) -> int:
 
 
 def _look(arguments: argparse.Namespace) -> int:
-    from sinewich_jax import report, storage
+    from sinewich_jax import report, storage, tasks
     from sinewich_jax.data.files import read_image
     from sinewich_jax.train import predict
     from sinewich_jax.train.progress import progress_bar
@@ -90,7 +91,7 @@ def _look(arguments: argparse.Namespace) -> int:
     paths = find_images(arguments.files)
     predictor = predict.Predictor(arguments.workdir, arguments.tasks, arguments.side)
     names = _class_names(arguments.classes)
-    shown = predict.with_class_names(predictor.tasks, names)
+    shown = tasks.with_class_names(predictor.tasks, names)
     with progress_bar("predicting", len(paths)) as advance:
         for number, (name, path) in enumerate(paths.items(), start=1):
             image = read_image(path)

@@ -16,10 +16,17 @@ from sinewich_jax import data, tasks
 from sinewich_jax.config import Config, differences
 from sinewich_jax.core import adapters, trees
 from sinewich_jax.core.weighting import make as make_weighting
-from sinewich_jax.errors import ConfigError
+from sinewich_jax.errors import ConfigError, DataError
 from sinewich_jax.nn.bert import LinearUpdate
 from sinewich_jax.nn.text import ENCODER, OWN_ROWS, TextModel, path_rules
-from sinewich_jax.train import attention, compositions, encoders, merge_item, networks
+from sinewich_jax.train import (
+    attention,
+    compositions,
+    encoders,
+    merge_item,
+    networks,
+    text_record,
+)
 from sinewich_jax.train.experiment import FULL, Experiment, make_task
 
 METHODS = (
@@ -54,6 +61,7 @@ class TextExperiment(Experiment):
       encoder: where weights and tokenizer come from.
       composed: for stage two of AdapterFusion, the adapters that are composed.
       texts: by part (``"train"``, ``"eval"``), texts in place of the data set of the config.
+      record: what the run remembers of its start; None before it.
     """
 
     inputs: ClassVar[str] = "text"
@@ -65,6 +73,9 @@ class TextExperiment(Experiment):
     texts: dict[str, data.Texts] = dataclasses.field(
         default_factory=dict, compare=False, kw_only=True
     )
+    record: text_record.TextRecord | None = dataclasses.field(
+        default=None, compare=False, kw_only=True
+    )
 
     @property
     def augment(self) -> None:
@@ -73,8 +84,23 @@ class TextExperiment(Experiment):
 
     @functools.cached_property
     def tokenizer(self) -> data.Tokenizer:
-        """The tokenizer of the encoder, read once."""
-        return self.encoder.tokenizer()
+        """The tokenizer of the encoder, read once.
+
+        Raises:
+          DataError: it has other tokens than the one that the run, or adapters that it composes,
+            began with.
+        """
+        found = self.encoder.tokenizer()
+        marks = {} if self.composed is None else self.composed.tokenizers
+        if self.record is not None:
+            marks = {**marks, "this run": self.record.tokenizer}
+        for who, mark in marks.items():
+            if mark != found.mark:
+                raise DataError(
+                    f"the tokenizer of {found.name} has other tokens, or other ids for them, than "
+                    f"the one that {who} began with; put that one back"
+                )
+        return found
 
     @functools.cached_property
     def train_source(self) -> data.TextSource:
@@ -150,9 +176,13 @@ class TextExperiment(Experiment):
         return merge_item.is_mergeable(path, own_rows(self.model))
 
     def begin(self, workdir: Path) -> None:
-        """Records which adapters are composed."""
+        """Records which adapters are composed, the names of classes and the tokenizer."""
         if self.composed is not None:
             self.composed.begin(workdir)
+        names = {
+            task: tuple(given) for task, given in self.train_source.class_names.items() if given
+        }
+        text_record.write(workdir, text_record.TextRecord(names, self.tokenizer.mark))
 
     def shown(self, source: data.TextSource, index: int) -> dict[str, Any]:
         """The words of an example, by task."""
@@ -162,7 +192,7 @@ class TextExperiment(Experiment):
         """Writes the trained adapters as a composition, and what their fusion attends to."""
         if not self.model.names:
             return
-        compositions.save(workdir, self.model, state, constants)
+        compositions.save(workdir, self.model, state, constants, self.tokenizer.mark)
         if self.model.fused:
             attention.leave(workdir, evaluator, state, constants)
 
@@ -201,8 +231,19 @@ def experiment(
       ConfigError: words or sizes that do not fit together.
       CheckpointError: adapters to compose that are not there.
     """
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"the config is a {type(config).__name__}, expected a Config, as "
+            "sinewich_jax.config.from_dict or from_config_dict makes one"
+        )
     _refuse(config)
-    made = tuple(make_task(config, name) for name in config.tasks)
+    given = {"train": train_texts, "eval": eval_texts}
+    record = text_record.read(begun)
+    names = {} if record is None else record.class_names
+    for texts in given.values():
+        if texts is not None:
+            names = {**names, **_class_names(texts)}
+    made = tasks.with_class_names([make_task(config, name) for name in config.tasks], names)
     encoder = encoders.encoder(config)
     if config.text.max_tokens > encoder.bert.longest:
         raise ConfigError(
@@ -222,7 +263,6 @@ def experiment(
             "tasks share, and text tasks share nothing that method 'decoder_only' trains; expected "
             "one of losses, 'fixed' say"
         )
-    given = {"train": train_texts, "eval": eval_texts}
     _check_given(config, eval_texts)
     return TextExperiment(
         config,
@@ -236,6 +276,7 @@ def experiment(
         encoder=encoder,
         composed=composed,
         texts={part: texts for part, texts in given.items() if texts is not None},
+        record=record,
     )
 
 
@@ -285,6 +326,11 @@ def penalty(config: Config, params: Any) -> jax.Array:
         leaf for path, leaf in trees.flatten_paths(params).items() if path.endswith("/value_kernel")
     ]
     return adapters.value_penalty(jnp.stack(values), config.adapters.value_penalty)
+
+
+def _class_names(texts: data.Texts) -> dict[str, tuple[str, ...]]:
+    named = {name: texts.task(name).class_names for name in texts}
+    return {name: found for name, found in named.items() if found is not None}
 
 
 def _check_dropped(config: Config, encoder: encoders.Encoder) -> None:

@@ -64,9 +64,11 @@ def tasks_of(experiment: Any, names: Sequence[str] | None) -> tuple[Any, ...]:
     """The tasks of a run that are asked for, all where ``names`` is None.
 
     Raises:
-      ConfigError: a task that the run does not have (the nearest is offered).
+      ConfigError: one bare name, or a task that the run does not have (the nearest is offered).
     """
     known = {task.name: task for task in experiment.tasks}
+    if isinstance(names, str):
+        raise ConfigError(f"the tasks are the one name {names!r}, expected a list of names")
     for name in names or ():
         if name not in known:
             raise ConfigError(f"the run has no task {name!r}{did_you_mean(name, known)}")

@@ -85,6 +85,15 @@ def test_whatever_does_not_fit_is_named(file, tmp_path):
     storage.save_safetensors(tmp_path / "w.safetensors", {"a": np.ones(2, np.float32)})
     refused("is no composition .it says None.", path=tmp_path / "w.safetensors")
     refused("nothing", path=tmp_path / "gone.safetensors")
+    damaged = parts()
+    damaged["head"]["kernel"][1, 0] = np.nan
+    save_composition(tmp_path / "nan.safetensors", damaged, BASE)
+    refused("'head/kernel' of .* holds NaN or infinity", path=tmp_path / "nan.safetensors")
+    leaves, metadata = storage.load_safetensors(file)
+    for said in ("{", "[]"):
+        path = tmp_path / "facts.safetensors"
+        storage.save_safetensors(path, leaves, metadata | {"facts": said})
+        refused("says of its parts .*, expected a JSON object", path=path)
 
 
 def test_what_cannot_be_saved_leaves_nothing(tmp_path):

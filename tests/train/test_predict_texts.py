@@ -59,7 +59,8 @@ def test_answers_are_those_of_the_model(singles):
 
 def test_files_of_texts_become_files_of_answers(singles, tmp_path, capsys):
     notes = tmp_path / "notes.txt"
-    notes.write_text("".join(f"{text}\n" for text in TEXTS[:3]))
+    # Editors of Windows begin a file with a mark that is no part of its first text.
+    notes.write_text("".join(f"{text}\n" for text in TEXTS[:3]), encoding="utf-8-sig")
     with gzip.open(tmp_path / "more.jsonl.gz", "wt") as file:
         file.write(json.dumps({"a": TEXTS[3], "y": "whatever"}) + "\n")
     (tmp_path / "names.json").write_text(json.dumps({"cola": ["bad", "good"]}))
@@ -95,6 +96,8 @@ def test_pairs_and_single_texts_are_asked_for_apart(mixed, tmp_path, capsys):
         predict_texts.TextPredictor(mixed)
     with pytest.raises(ConfigError, match="did you mean 'sts'"):
         predict_texts.TextPredictor(mixed, ["stss"])
+    with pytest.raises(ConfigError, match="the tasks are the one name 'rte', expected a list"):
+        predict_texts.TextPredictor(mixed, "rte")
     predictor = predict_texts.TextPredictor(mixed, ["rte", "sts"])
     answers = predictor([(TEXTS[0], TEXTS[1])])
     assert answers.probabilities.keys() == {"rte"}
@@ -105,6 +108,10 @@ def test_pairs_and_single_texts_are_asked_for_apart(mixed, tmp_path, capsys):
         ([TEXTS[0]], "text 0 has one text, expected two"),
         ([(TEXTS[0], " ")], "text 0 has the empty text ' '"),
         ([], "no text to answer about"),
+        ("cat", "the one text 'cat', expected a list of texts"),
+        ([3], "text 0 is 3, expected a text or a pair of texts"),
+        ([("a", "b", "c")], "text 0 is .*, expected a text or a pair of texts"),
+        ([b"ab"], "text 0 is b'ab', expected a text or a pair of texts"),
     ):
         with pytest.raises(DataError, match=told):
             predictor(given)

@@ -30,6 +30,7 @@ from sinewich_jax.train import (
     compositions,
     encoders,
     predict,
+    predict_texts,
     setup,
     single_task,
     step,
@@ -364,6 +365,113 @@ def test_a_fusion_that_has_begun_needs_its_sources_no_more(stage_one, tmp_path):
     (begun / "results.json").unlink()
     with pytest.raises(CheckpointError, match=r"is not what it was when the run in .* began"):
         run(fused(tmp_path / "one", checkpoint_every=1), begun)
+
+
+def test_adapters_that_are_not_fused_keep_their_heads(stage_one, tmp_path):
+    bert, encoder = encoders.PRESETS["bert_tiny"], compositions.encoder_of(parameters(stage_one))
+    model, variables = compositions.load(stage_one, bert, encoder)
+    text = build.experiment(get_config()).eval_source[0]["text"]
+    text = {name: np.stack([array[:1]] * 2, axis=1) for name, array in text.items()}  # for both
+    whole = model.apply(variables, text)
+    for names in (("sst2", "cola"), ("sst2",)):
+        compositions.select(stage_one, names, tmp_path / "some.safetensors")
+        some, kept = compositions.load(tmp_path / "some.safetensors", bert, encoder)
+        assert some.names == names and tuple(task for task, _ in some.heads) == names
+        read = {name: array[:, : len(names)] for name, array in text.items()}
+        for name, logits in some.apply(kept, read).items():
+            np.testing.assert_allclose(logits, whole[name], atol=1e-6)
+    with pytest.raises(ConfigError, match="that stay are 'sst2', expected names, each once"):
+        compositions.select(stage_one, "sst2", tmp_path / "no.safetensors")
+
+
+def test_facts_that_cannot_be_are_named(stage_one, tmp_path):
+    leaves, _ = storage.load_safetensors(stage_one / compositions.FILE)
+    facts = storage.composition_facts(stage_one / compositions.FILE)
+    file = tmp_path / "x.safetensors"
+    for key, value, match in (
+        ("hidden", "4", "'hidden' of its adapters are '4', expected a width"),
+        ("placement", "behind", "expected one of pfeiffer, houlsby, parallel"),
+        ("dropped", 0, "expected a list of layers"),
+        ("names", [1, 2], "expected a list of names"),
+        ("fused", 1, "expected true or false"),
+        ("heads", [], "expected a list of pairs of task and width"),
+        ("names", ["sst2", "cola"], "expected an adapter for each head, in the same order"),
+    ):
+        parts = trees.unflatten_paths(leaves)
+        storage.save_composition(file, parts, {"a": np.zeros(1)}, facts | {key: value})
+        with pytest.raises(CheckpointError, match=match):
+            compositions.find([str(file)])
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A run that trains adapters and encoder on texts of its user."""
+    given = data.from_texts(
+        {"sst2": [("the old child", 1), ("the gift", 0)] * 4, "cola": [("the thief", 1)] * 3},
+        class_names={"sst2": ("spam", "ham")},
+    )
+    sizes = {"train_size": None, "eval_size": None, "steps": 2, "warmup_steps": 1}
+    config = get_config("multi_adapters", data="mine", checkpoint_every=2, **sizes)
+    workdir = tmp_path_factory.mktemp("own") / "run"
+    outcome = train.train(config, workdir, build.experiment(config, given, given), one_device())
+    assert outcome.status == "finished"
+    return workdir
+
+
+def test_a_run_calls_classes_as_its_texts_did(own, tmp_path, capsys):
+    assert "ham" in (own / "panels" / "answers.md").read_text()
+    (tmp_path / "some.txt").write_text("the old child\nthe gift\n")
+    assert cli.main(["predict", str(own), str(tmp_path / "some.txt"), "--out", str(tmp_path)]) == 0
+    rows = [json.loads(row) for row in (tmp_path / "sst2" / "some.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == [("spam", "ham")[row["y"]] for row in rows]
+    assert predict_texts.TextPredictor(own, ["cola"]).tasks[0].words(0) == "unacceptable"
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(own)]) == 2
+    assert "no data set 'mine'" in (told := capsys.readouterr().err) and "in Python" in told
+
+
+def test_another_tokenizer_than_the_runs_is_refused(own, stage_one, tmp_path):
+    shutil.copytree(own, tmp_path / "run")
+    record = read_json(tmp_path / "run" / "texts.json")
+    storage.write_json(tmp_path / "run" / "texts.json", record | {"tokenizer": "sha256:other"})
+    predictor = predict_texts.TextPredictor(tmp_path / "run")
+    with pytest.raises(DataError, match="other ids for them, than the one that this run began"):
+        predictor(["the gift"])
+    storage.write_json(tmp_path / "run" / "texts.json", {"tokenizer": "sha256:other"})
+    with pytest.raises(CheckpointError, match=r"texts\.json holds no record of texts"):
+        predict_texts.TextPredictor(tmp_path / "run")
+
+    def change(parts, facts):
+        return parts, facts | {"tokenizer": "sha256:other"}
+
+    file = tmp_path / "x.safetensors"
+    storage.rewrite_composition(stage_one / compositions.FILE, file, change)
+    with pytest.raises(DataError, match=rf"than the one that {file} began with"):
+        _ = build.experiment(fused(file)).tokenizer
+
+
+def test_adapters_trained_with_the_encoder_are_composed_beside_it(own, stage_one):
+    made = build.experiment(fused(own, backbone_weights=str(own)))
+    params = trees.flatten_paths(made.calibrated(made.init)["params"])
+    for path, leaf in parameters(own).items():
+        if not path.startswith("heads/"):
+            np.testing.assert_array_equal(params[path], leaf, err_msg=path)
+    other = build.experiment(fused(own, backbone_weights=str(stage_one)))
+    with pytest.raises(CheckpointError, match="was trained beside the base"):
+        other.calibrated(other.init)
+    refused("'bert_tiny', and 'backbone' is 'bert'", backbone="bert", backbone_weights=str(own))
+
+
+@pytest.mark.slow
+def test_an_encoder_with_updates_in_it_is_not_taken_over(tmp_path):
+    lora = run(get_config("lora"), tmp_path / "lora")
+    with pytest.raises(CheckpointError, match=r"has weights of its tasks or updates in it"):
+        build.experiment(get_config(backbone_weights=str(lora))).encoder.weights()
+
+
+def test_what_is_no_config_is_named():
+    with pytest.raises(ConfigError, match="the config is a ConfigDict, expected a Config"):
+        texts.experiment(glue_adapters.get_config("debug"))
 
 
 def test_scores_of_texts_of_ones_own_do_not_pass_for_those_of_a_data_set():

@@ -85,7 +85,7 @@ def as_object(text: str, where: str) -> dict[str, Any]:
 def _lines(path: Path) -> list[str]:
     zipped = path.suffix.lower() == ".gz"
     try:
-        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8") as file:
+        with (gzip.open if zipped else open)(path, "rt", encoding="utf-8-sig") as file:
             return list(file)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         form = "gzip of lines" if zipped else "lines"

@@ -10,6 +10,8 @@ are the same library.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +26,7 @@ from sinewich_jax.errors import ConfigError, DataError
 FILES = ("tokenizer.json", "vocab.txt")
 """What a folder may hold, the first found is read."""
 
-LEAST_SHARE, PADDED_TO = 0.98, 128
+LEAST_SHARE, ROUNDED_TO = 0.98, (8, 16, 32, 64, 128)
 """A tokenizer with a smaller share of an encoder's rows than this belongs to another encoder,
 unless its table is only rounded up.
 
@@ -76,6 +78,15 @@ class Tokenizer:
         self.vocabulary = max(inner.get_vocab(with_added_tokens=True).values()) + 1
         self.segments = max(inner.encode("a", "b").type_ids, default=0) + 1
 
+    @functools.cached_property
+    def mark(self) -> str:
+        """``sha256:...`` of all tokens and their ids; other ids make other texts of the same words.
+
+        What a file says beside them (how it was written, how texts are cut) is not in it.
+        """
+        ids = sorted(self._inner.get_vocab(with_added_tokens=True).items())
+        return f"sha256:{hashlib.sha256(json.dumps(ids).encode()).hexdigest()}"
+
     def encode(
         self,
         firsts: Sequence[str],
@@ -97,9 +108,12 @@ class Tokenizer:
 
         Raises:
           ConfigError: ``max_tokens`` leaves no place for a token of each text.
-          DataError: not as many second texts as first ones, or a text without a token (of nothing
-            but invisible characters, say).
+          DataError: one bare text in place of several, not as many second texts as first ones, or a
+            text without a token (of nothing but invisible characters, say).
         """
+        for given in (firsts, seconds):
+            if isinstance(given, str):
+                raise DataError(f"the texts are the one text {given!r}, expected a list of texts")
         texts = 1 if seconds is None else 2
         special = self._inner.num_special_tokens_to_add(seconds is not None)
         if max_tokens < special + texts:
@@ -140,8 +154,9 @@ class Tokenizer:
         Raises:
           DataError: ids beyond the table, or more rows than padding of a table explains.
         """
-        padded = -(-self.vocabulary // PADDED_TO) * PADDED_TO
-        if self.vocabulary <= vocabulary <= max(padded, self.vocabulary / LEAST_SHARE):
+        rounded = [-(-self.vocabulary // height) * height for height in ROUNDED_TO]
+        few_more = self.vocabulary <= vocabulary <= self.vocabulary / LEAST_SHARE
+        if few_more or vocabulary in rounded:
             return
         raise DataError(
             f"the tokenizer of {self.name} has {self.vocabulary} tokens and {where} has "

@@ -171,9 +171,9 @@ def test_folders_without_a_tokenizer(tmp_path):
 
 def test_encoders_of_another_tokenizer_are_refused(tmp_path):
     tokenizer = tiny_tokenizer(tmp_path)
-    for rows in (17, 18, 128):
+    for rows in (17, 24, 128):
         tokenizer.check(rows, "the encoder")
-    for rows in (16, 129, 30522):
+    for rows in (16, 18, 40, 129, 30522):
         with pytest.raises(DataError, match=f"has 17 tokens and the encoder has {rows} rows"):
             tokenizer.check(rows, "the encoder")
     # BERT, uncased, in a padded table; RoBERTa in one; and the cased words beside the uncased BERT.
@@ -184,6 +184,22 @@ def test_encoders_of_another_tokenizer_are_refused(tmp_path):
             continue
         with pytest.raises(DataError, match=f"has {count} tokens"):
             tokenizer.check(rows, "the encoder")
+
+
+def test_a_bare_text_is_no_list_of_texts(tmp_path):
+    tokenizer = tiny_tokenizer(tmp_path)
+    for firsts, seconds in (("cat", None), (["a", "b", "c"], "cat")):
+        with pytest.raises(DataError, match="the one text 'cat', expected a list of texts"):
+            tokenizer.encode(firsts, seconds, 8)
+
+
+def test_a_mark_tells_tokenizers_by_their_ids():
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b"]
+    marks = [
+        tokens.word_level(given, name).mark
+        for given, name in ((words, "x"), (words, "y"), ([*words[:4], "b", "a"], "x"))
+    ]
+    assert marks[0] == marks[1] != marks[2] and marks[0].startswith("sha256:")
 
 
 def test_the_library_is_loaded_on_first_use_and_may_be_absent(tmp_path, monkeypatch):
