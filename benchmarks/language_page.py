@@ -17,6 +17,7 @@ from benchmarks.language_plan import (
     DENSITIES,
     FISHER_TEXTS,
     FUSION,
+    FUSION_OF_JOINT,
     GRIDS,
     JOINT,
     JOINT_STEPS,
@@ -105,7 +106,7 @@ def _methods(page: Page, plan: Plan) -> None:
     for method, title in ROWS.items():
         found = {task: plan.values(method, task) for task in TASKS}
         row: dict[str, Any] = {task: list(values.values()) for task, values in found.items()}
-        if method in JOINT:
+        if method in (*JOINT, FUSION_OF_JOINT):
             row.update({task: "not in it" for task in TASKS if task not in TARGETS})
         for name, tasks in means.items():
             row[name] = list(map(mean, zip(*common(*(found[t] for t in tasks)), strict=True)))
@@ -119,7 +120,8 @@ def _methods(page: Page, plan: Plan) -> None:
         f"{TARGETS[0]}, or for the {len(TARGETS)} tasks of a run of several. "
         "*Twice the steps* is the control of fusion, which uses the target's texts in both stages. "
         "AdapterFusion attends to the adapters of all six tasks of its seed, its target's own "
-        "among them."
+        "among them; that of multi-task adapters to the four of their run, beside the encoder of "
+        "that run, which stays as it is. Its rate is that of the other."
     )
 
 
@@ -127,18 +129,23 @@ def _fusion(page: Page, plan: Plan) -> None:
     page.heading("Where fusion helps")
     page.text(
         "Fusion less the target's single adapter, in points, seed by seed; and less the control, "
-        "which has seen the target's texts as often as adapter and fusion together."
+        "which has seen the target's texts as often as adapter and fusion together. *Of MT-A*: the "
+        "fusion of multi-task adapters less the run that trained them."
     )
-    less, control = "less single adapter", "less twice the steps"
+    less, control, joint = "less single adapter", "less twice the steps", "of MT-A, less MT-A"
     rows, all_gaps = {}, []
     for task in TASKS:
         fused, single = common(plan.values(FUSION, task), plan.values(ADAPTERS, task))
         longer = common(plan.values(FUSION, task), plan.values(LONGER, task))
         rows[task] = {less: paired(fused, single) if fused else None}
         rows[task][control] = paired(*longer) if longer[0] else None
+        of_joint = common(plan.values(FUSION_OF_JOINT, task), plan.values("multi_adapters", task))
+        rows[task][joint] = paired(*of_joint) if of_joint[0] else None
+        if task not in TARGETS:
+            rows[task][joint] = "not in it"
         if fused:
             all_gaps.append([100 * (a - b) for a, b in zip(fused, single, strict=True)])
-    page.table("", rows, [less, control], first="target")
+    page.table("", rows, [less, control, joint], first="target")
     whole = [gaps for gaps in all_gaps if len(gaps) == len(SEEDS)]
     if not whole:
         page.text(f"The mean over targets: {NOT_RUN} with all seeds.")

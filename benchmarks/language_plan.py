@@ -30,6 +30,7 @@ JOINT_STEPS = 400
 ADAPTERS, FULL, FUSION, HEAD = "adapters", "single_task", "fusion", "decoder_only"
 LONGER = "adapters, twice the steps"
 """The control of fusion, whose target's texts are used in both stages."""
+FUSION_OF_JOINT = "fusion, of multi_adapters"
 JOINT = ("sinewich", "lora", "multi_adapters", "full_ft")
 """Methods that learn all tasks in one run."""
 ROWS = {
@@ -42,6 +43,7 @@ ROWS = {
     "lora": "shared LoRA",
     "sinewich": "Sinewich",
     FUSION: "AdapterFusion of single adapters",
+    FUSION_OF_JOINT: "AdapterFusion of multi-task adapters, beside their encoder",
 }
 GRIDS = {
     ADAPTERS: (1e-3, 3e-3),
@@ -96,10 +98,18 @@ def joint(method: str, seed: int) -> Cell:
 
 
 def fusion(
-    task: str, rate: float, sources: Sequence[Path], seed: int, split: str = "test", size: int = 0
+    task: str,
+    rate: float,
+    sources: Sequence[Path],
+    seed: int,
+    split: str = "test",
+    size: int = 0,
+    encoder: Path | None = None,
 ) -> Cell:
-    """Stage two for one target."""
-    small = (("train_size", size),) if size else ()
+    """Stage two for one target, beside the encoder of a run where one is named."""
+    more: tuple[tuple[str, Any], ...] = (("train_size", size),) if size else ()
+    if encoder is not None:
+        more = (*more, ("backbone_weights", str(encoder)))
     return _run(
         task,
         rate,
@@ -107,7 +117,7 @@ def fusion(
         ("adapters.sources", tuple(map(str, sources))),
         ("text.max_tokens", LENGTHS[task]),
         ("eval_split", split),
-        *small,
+        *more,
         steps=STEPS[task],
     )
 
@@ -183,10 +193,20 @@ class Plan:
             return None
         return fusion(task, rate, sources, seed, size=size)
 
+    def composed_of_joint(self, task: str, seed: int) -> Cell | None:
+        """Stage two of a target over the adapters of a run of all targets."""
+        rate, run = self.rate(FUSION), joint("multi_adapters", seed)
+        if rate is None or task not in TARGETS or self.result(run) is None:
+            return None
+        workdir = run.directory(self.root)
+        return fusion(task, rate, [workdir], seed, encoder=workdir)
+
     def cell(self, method: str, task: str, seed: int, size: int = 0) -> Cell | None:
         """The run that a number of the page comes from; None while it cannot be named."""
         if method == FUSION:
             return self.composed(task, seed, size)
+        if method == FUSION_OF_JOINT:
+            return self.composed_of_joint(task, seed)
         if method == ADAPTERS:
             return self.adapter(task, seed, size)
         if method in JOINT:
@@ -242,6 +262,7 @@ class Plan:
             *small(("trec", "mrpc"), first),
             lambda: all_of(LONGER, TARGETS, later),
             *small(("trec", "mrpc"), later),
+            lambda: all_of(FUSION_OF_JOINT, TARGETS, seeds),
             lambda: [c for m in (FUSION, FULL, HEAD) for c in all_of(m, ("sst2", "sick"), seeds)],
             *small(("rte", "cola"), seeds),
         ]

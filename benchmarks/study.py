@@ -65,13 +65,18 @@ def _text(value: Any) -> str:
 def _plain(value: Any) -> str:
     """A value in the name of a folder."""
     if isinstance(value, str) and "/" in value:
-        return Path(value).name
+        name = Path(value).name  # of the folder of another cell it would be too long
+        return name if "=" not in name else f"path-{_short(value)}"
     if not isinstance(value, tuple):
         return str(value)
     text = "+".join(value)
     if "/" not in text:
         return text
-    return f"{len(value)}-paths-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{len(value)}-paths-{_short(text)}"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def result(cell: Cell, root: Path) -> dict[str, Any] | None:

@@ -665,13 +665,19 @@ def test_the_language_study_names_each_stage_when_those_before_have_run(study, t
     for seed in language_plan.SEEDS:
         for task in language_plan.TARGETS:
             finish_language(study, plan, plan.cell("fusion", task, seed), 0.62, attention=True)
+    joint = language_plan.FUSION_OF_JOINT
+    assert plan.cell(joint, "rte", 1) is None
+    finish_language(study, plan, plan.cell("multi_adapters", "rte", 1), 0.6)
+    assert plan.cell(joint, "rte", 0) is None and plan.cell(joint, "sick", 1) is None
+    finish_language(study, plan, plan.cell(joint, "rte", 1), 0.63)
 
     every = [cell for stage in plan.stages(language_plan.SEEDS) for cell in stage()]
     for cell in every:
         study._config(cell)  # each is a run that a config knows
     language_page.write(plan, tmp_path)
     text = " ".join((tmp_path / "language.md").read_text(encoding="utf-8").split())
-    assert "| rte | 1.00 ± 1.00 (+2.00, +1.00, +0.00) | not run |" in text
+    of_joint = "3.00 (1 seed) (+3.00)"
+    assert f"| rte | 1.00 ± 1.00 (+2.00, +1.00, +0.00) | not run | {of_joint} |" in text
     assert "mean difference is 1.00 ± 1.00 points: fusion is no worse than" in text
     assert (tmp_path / "language_attention.png").is_file() and "1,234" in text
     kinds = {cell.kind for cell in plan.measurements(language_plan.SEEDS)}
