@@ -260,9 +260,11 @@ class Plan:
             lambda: [cell for m in JOINT for cell in all_of(m, TARGETS, later)],
             lambda: all_of(LONGER, TARGETS, first),
             *small(("trec", "mrpc"), first),
-            lambda: all_of(LONGER, TARGETS, later),
+            lambda: [
+                *all_of(LONGER, TARGETS, later),
+                *all_of(FUSION_OF_JOINT, TARGETS, seeds),
+            ],
             *small(("trec", "mrpc"), later),
-            lambda: all_of(FUSION_OF_JOINT, TARGETS, seeds),
             lambda: [c for m in (FUSION, FULL, HEAD) for c in all_of(m, ("sst2", "sick"), seeds)],
             *small(("rte", "cola"), seeds),
         ]

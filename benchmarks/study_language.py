@@ -38,9 +38,7 @@ def main() -> None:
             left = (end - time.monotonic()) / 60
             if left > 0:
                 run(stage(), plan.root, left, arguments.jobs)
-            todo = plan.measurements(arguments.seeds[:1])
-            cells.run(MODULE, todo, plan.root, end, arguments.jobs)
-        cells.run(MODULE, plan.measurements(arguments.seeds), plan.root, end, arguments.jobs)
+            cells.run(MODULE, plan.measurements(arguments.seeds), plan.root, end, arguments.jobs)
     language_page.write(plan, ROOT / "docs" / "results")
 
 

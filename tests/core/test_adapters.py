@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -234,6 +235,170 @@ def test_gradients_of_the_forms_agree(width):
             close(one, other, 2e-5 * (1 + np.abs(other).max()))
     for found in grads.values():
         close(found[2].key_bias, np.zeros(width), 2e-6 * width)
+
+
+def fused_by(form, given):
+    query, many, fusion = given
+    if form == "bottleneck":
+        return core.fuse_bottlenecks(query, core.hiddens(query, many), many, fusion)
+    return core.fuse(query, core.bottlenecks(query, many).up, fusion, form=form)
+
+
+def all_derivatives(f, given):
+    """First and second derivatives of a scalar, in every order of the two modes."""
+    along = jax.tree.map(jnp.cos, given)
+    slope = lambda at: jax.jvp(f, (at,), (along,))[1]  # noqa: E731
+    yield "value", f(given)
+    yield "forward", slope(given)
+    yield "compiled forward", jax.jit(slope)(given)
+    yield "reverse", jax.grad(f)(given)
+    yield "forward over reverse", jax.jvp(jax.grad(f), (given,), (along,))[1]
+    yield "reverse over forward", jax.grad(slope)(given)
+    yield "forward over forward", jax.jvp(slope, (given,), (along,))[1]
+    twice = lambda at: sum(map(jnp.vdot, *map(jax.tree.leaves, (jax.grad(f)(at), along))))  # noqa: E731
+    yield "reverse over reverse", jax.jit(jax.grad(twice))(given)
+    every = jax.tree.map(lambda leaf: jnp.stack([leaf, jnp.sin(leaf)]), given)
+    yield "mapped value", jax.vmap(f)(every)
+    yield "mapped forward", jax.vmap(slope)(every)
+    yield "mapped reverse", jax.jit(jax.vmap(jax.grad(f)))(every)
+
+
+@pytest.mark.parametrize(
+    ("width", "n"), [(8, 3), (8, 1), pytest.param(192, 3, marks=pytest.mark.slow)]
+)
+def test_the_forms_agree_in_every_derivative(width, n):
+    given = jax.tree.map(lambda leaf: jnp.asarray(leaf) / width**0.5, random_case(3, n, d=width))
+    weight = np.random.default_rng(2).normal(size=given[0].shape).astype(np.float32)
+
+    def derivatives(form):
+        def loss(given):
+            found = fused_by(form, given)
+            return jnp.sum(jnp.sin(found.context) * weight) + jnp.sum(
+                found.attention[0] * weight.sum(-1)
+            )
+
+        return dict(all_derivatives(loss, given))
+
+    expected = derivatives("reference")
+    for form in ("folded", "bottleneck"):
+        for what, found in derivatives(form).items():
+            for one, other in zip(*map(jax.tree.leaves, (found, expected[what])), strict=True):
+                size = 1 + np.abs(other).max()
+                np.testing.assert_allclose(
+                    one / size, other / size, 0, 2e-5, err_msg=f"{form}: {what}"
+                )
+
+
+def test_hessians_of_the_forms_agree():
+    query, many, fusion = random_case(lead=(2,))
+    found = {
+        form: jax.hessian(lambda h, form=form: fused_by(form, (h, many, fusion)).context.sum())(
+            query
+        )
+        for form in ("reference", "folded", "bottleneck")
+    }
+    for one in found.values():
+        close(one, found["reference"], 2e-5 * (1 + np.abs(found["reference"]).max()))
+
+
+def test_a_wide_sum_is_differentiated_in_both_modes():
+    """Wide enough for sums by halves, and as a plain product gives it."""
+    rng = np.random.default_rng(0)
+    u, z = (
+        jnp.asarray(rng.normal(0, 0.1, shape), jnp.float32) for shape in ((2, 192), (3, 2, 192))
+    )
+
+    def loss(against, mix):
+        return lambda u, z: jnp.sum(jnp.sin(mix(jax.nn.softmax(against(u, z), axis=0), z)))
+
+    plain = (lambda u, z: (u * z).sum(-1), lambda p, z: (p[..., None] * z).sum(0))
+    found, expected = (
+        [
+            jax.jit(jax.grad(f, (0, 1)))(u, z),
+            jax.jit(lambda u, z, f=f: jax.jvp(f, (u, z), (z[0], jnp.cos(z))))(u, z),
+            jax.jit(lambda u, z, f=f: jax.jvp(jax.grad(f, (0, 1)), (u, z), (z[0], jnp.cos(z))))(
+                u, z
+            ),
+        ]
+        for f in (loss(core._against_each, core._mix), loss(*plain))
+    )
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        close(one, other, 2e-5 * (1 + np.abs(other).max()))
+
+
+@pytest.mark.parametrize("single", ["query", "adapters"])
+def test_axes_of_one_are_repeated_in_every_form(single):
+    query, many, fusion = random_case()
+    made = core.bottlenecks(query, many)
+    short, long = (query[:1, :1], made) if single == "query" else (query, made)
+    if single == "adapters":
+        long = jax.tree.map(lambda leaf: leaf[:, :1, :1], made)
+    whole = jnp.broadcast_to(short, query.shape)
+    spread = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (3, 2, 5, leaf.shape[-1])), long)
+
+    def run(form, h, made):
+        if form == "bottleneck":
+            return core.fuse_bottlenecks(h, made.hidden, many, fusion)
+        return core.fuse(h, made.up, fusion, form=form)
+
+    for form in ("reference", "folded", "bottleneck"):
+        loss = lambda h, made, form=form: jnp.sum(jnp.sin(run(form, h, made).context))  # noqa: E731
+        for one, other in zip(run(form, short, long), run(form, whole, spread), strict=True):
+            close(one, other, 2e-5)
+        h, z = jax.grad(loss, (0, 1))(short, long)
+        expected_h, expected_z = jax.grad(loss, (0, 1))(whole, spread)
+        if single == "query":
+            expected_h = expected_h.sum((0, 1), keepdims=True)
+        else:
+            expected_z = jax.tree.map(lambda leaf: leaf.sum((1, 2), keepdims=True), expected_z)
+        for one, other in zip(
+            *map(jax.tree.leaves, ((h, z), (expected_h, expected_z))), strict=True
+        ):
+            close(one, other, 2e-5 * (1 + np.abs(other).max()))
+        tangent = jax.jvp(loss, (short, long), (short, long))[1]
+        close(tangent, jax.jvp(loss, (whole, spread), (whole, spread))[1], 1e-4)
+
+
+@pytest.mark.parametrize("form", ["reference", "folded", "bottleneck"])
+@pytest.mark.parametrize("lead", [(5,), (), (3, 5), (2, 2, 5)])
+def test_adapters_that_do_not_fit_the_query_are_refused(form, lead):
+    query, many, fusion = random_case()
+    width = 4 if form == "bottleneck" else 8
+    made = np.ones((3, *lead, width), np.float32)
+    with pytest.raises(ConfigError) as refused:
+        if form == "bottleneck":
+            core.fuse_bottlenecks(query, made, many, fusion)
+        else:
+            core.fuse(query, made, fusion, form=form)
+    assert str(refused.value).endswith(
+        f"have shape {made.shape}, expected (N, 2, 5, {width}) beside a query of shape (2, 5, 8)"
+    )
+
+
+@pytest.mark.parametrize("form", ["reference", "folded", "bottleneck"])
+def test_a_temperature_is_a_finite_number_above_zero(form):
+    query, many, fusion = random_case()
+    run = lambda t: fused_in_every_way(query, many, fusion, temperature=t)[form].context  # noqa: E731
+    for wrong in (0.0, 0, -1.0, np.inf, np.nan, np.float32(0), True, "1"):
+        with pytest.raises(ConfigError, match="the temperature of fusion is .*, expected a finite"):
+            one = (query, core.hiddens(query, many), many, fusion)
+            if form == "bottleneck":
+                core.fuse_bottlenecks(*one, temperature=wrong)
+            else:
+                core.fuse(
+                    query, core.bottlenecks(query, many).up, fusion, form=form, temperature=wrong
+                )
+    for right in (2, np.float32(2), jnp.float32(2)):
+        close(run(right), run(2.0), 1e-6)
+    close(jax.jit(run)(2.0), run(2.0), 1e-5)
+    assert np.isfinite(jax.grad(lambda t: run(t).sum())(2.0))
+
+
+@pytest.mark.parametrize("shape", [(3, 1), (1, 3), (4,), (), (2, 3, 1), (1, 2, 3, 3)])
+def test_a_penalty_is_of_square_kernels(shape):
+    words = re.escape(f"the value kernel has shape {shape}, expected (d, d), or (L, d, d)")
+    with pytest.raises(ConfigError, match=words):
+        core.value_penalty(jnp.ones(shape))
 
 
 def test_one_adapter_has_all_the_attention():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sinewich_jax.core import adapters
-from sinewich_jax.errors import DataError
+from sinewich_jax.errors import ConfigError, DataError
 from sinewich_jax.nn.bert import PLACES, Bert, mean_pool
 
 BERT = Bert(vocabulary=30, width=16, depth=2, heads=4, hidden=24, positions=12)
@@ -80,6 +80,16 @@ def test_too_many_tokens_are_refused(case):
         BERT.apply(params, long, np.ones_like(long))
     roberta = BERT.clone(padding=1)
     assert roberta.longest == 10
+
+
+def test_another_activation_is_refused(case):
+    params, ids, mask = case
+    for name, words in (
+        ("gelo", r"'gelo' \(did you mean 'gelu'\?\)"),
+        (None, r"None \(known: gelu"),
+    ):
+        with pytest.raises(ConfigError, match=f"the activation is {words}"):
+            BERT.clone(activation=name).apply(params, ids, mask)
 
 
 def test_bfloat16_keeps_parameters_in_float32(case):

@@ -92,6 +92,46 @@ def test_forms_of_fusion_agree_and_give_attention(case, batch):
     assert run(case, batch, Only("rte")).attention == {}
 
 
+@pytest.mark.parametrize("form", fusion.FORMS)
+def test_a_fused_encoder_has_a_derivative_in_both_modes(batch, form):
+    model = AdaptedBert(BERT, NAMES, hidden=4, fused=True)
+    variables = filled(model, *batch)
+    along = jax.tree.map(jnp.cos, variables)
+
+    def loss(variables):
+        return jnp.sum(jnp.sin(model.apply(variables, *batch, how=Fuse(form)).hidden))
+
+    _, forward = jax.jit(lambda at: jax.jvp(loss, (at,), (along,)))(variables)
+    grads = jax.jit(jax.grad(loss))(variables)
+    reverse = sum(map(jnp.vdot, *map(jax.tree.leaves, (grads, along))))
+    np.testing.assert_allclose(forward, reverse, rtol=1e-4, atol=1e-3)
+
+
+def test_no_fusion_of_a_stack_is_lost(case, batch):
+    model, _ = case
+    first, second = Fuse(names=("rte",)), Fuse(names=("sst2", "rte"))
+    found = run(case, batch, Stack(first, Stack(Only("rte"), second))).attention
+    assert found.keys() == {name for place in model.sites for name in (place, f"{place}_2")}
+    alone = run(case, batch, first).attention
+    place = model.sites[0]  # where nothing before it can differ
+    np.testing.assert_array_equal(found[place], alone[place])
+    for place in model.sites:
+        assert found[place].shape == (1, 3, 6) and found[f"{place}_2"].shape == (2, 3, 6)
+
+
+def test_numbers_of_tasks_are_an_argument_of_a_compiled_function(case, batch):
+    model, variables = case
+    step = jax.jit(lambda variables, how: model.apply(variables, *batch, how=how).hidden)
+    for ids in (jnp.array([2, 0, 1]), np.array([1, 1, 0])):
+        plain = run(case, batch, ByTask(ids)).hidden
+        np.testing.assert_allclose(step(variables, ByTask(ids)), plain, atol=2e-5)
+    assert step._cache_size() == 1
+    with pytest.raises(ConfigError, match="there are 2 task_ids for 3 texts"):
+        step(variables, ByTask(jnp.array([0, 1])))
+    with pytest.raises(ConfigError, match="task_ids are float32"):
+        step(variables, ByTask(jnp.ones(3)))
+
+
 def test_composition_trains_the_fusion_alone(case, batch):
     """The gradient reaches all of it but the bias of the keys, which cancels."""
     model, variables = case
@@ -163,6 +203,9 @@ def test_what_is_not_there_is_named(batch):
     for changes, words in (
         ({"placement": "pfeifer"}, r"placement is 'pfeifer' \(did you mean 'pfeiffer'\?\)"),
         ({"names": ("a", "a")}, "expected names, each once"),
+        ({"names": "ab"}, "the adapters are 'ab', expected a tuple of names"),
+        ({"dropped": (1, 0)}, r"dropped is \(1, 0\), all 2 layers, expected one left for"),
+        ({"dropped": (0, 1), "fused": True}, "all 2 layers, expected one left for the adapters"),
     ):
         with pytest.raises(ConfigError, match=words):
             model.clone(**changes).init(jax.random.key(0), *batch)
@@ -177,6 +220,7 @@ def test_compositions_that_fit_no_batch_are_refused(case, batch):
         (Average(()), "the adapters are \\(\\), expected a tuple of names"),
         (Average("rte"), "the adapters are 'rte', expected a tuple of names"),
         (Fuse("foo"), "the form of fusion is 'foo' .*bottleneck"),
+        (Fuse(temperature=0.0), "the temperature of fusion is 0.0, expected a finite number"),
     ):
         with pytest.raises(ConfigError, match=words):
             run(case, batch, how)
