@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from sinewich_jax.core.products import rows_product
-from sinewich_jax.errors import DataError
+from sinewich_jax.errors import ConfigError, DataError, did_you_mean
 from sinewich_jax.nn.layers import Dense, LayerNorm, dropout
 from sinewich_jax.nn.task_kernel import TaskSpec
 
@@ -154,6 +154,9 @@ class BertLayer(nn.Module):
 
     def setup(self) -> None:
         """Declares six linear maps and two norms."""
+        if self.activation not in ACTIVATIONS:
+            hint = did_you_mean(str(self.activation), ACTIVATIONS)
+            raise ConfigError(f"the activation is {self.activation!r}{hint}")
         self.query, self.key, self.value, self.out = (
             self._dense(name, self.width, self.width) for name in ("query", "key", "value", "out")
         )

@@ -18,6 +18,7 @@ Parameter names: ``encoder/...`` as in :mod:`~sinewich_jax.nn.bert`;
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -138,7 +139,7 @@ class Site(NamedTuple):
       kernels: of the fusion there, or None.
       activation: of the bottlenecks.
       scale: of the bottlenecks.
-      attend: is given attention (N, ...) where there is some.
+      attend: is given attention (N, ...) where there is some, by every fusion of a stack.
     """
 
     names: tuple[str, ...]
@@ -196,12 +197,19 @@ class Only:
         return (lambda h: core.bottleneck(h, one, site.activation, site.scale).up,)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ByTask:
     """Every sample its own adapter.
 
+    It is a pytree with one leaf, so that it can be an argument of a compiled function:
+
+        step = jax.jit(lambda variables, how: model.apply(variables, ids, mask, how=how))
+        step(variables, ByTask(task_ids))
+
     Attributes:
-      task_ids: int (B,), numbers of adapters in the order of their names.
+      task_ids: int (B,), numbers of adapters in the order of their names. One that no adapter has
+        is refused, except among numbers that are an argument of a compiled function.
     """
 
     task_ids: Array
@@ -308,7 +316,7 @@ class Fuse:
 
     Attributes:
       form: ``"bottleneck"``, ``"folded"`` or ``"reference"``, equal but for rounding.
-      temperature: divides the scores.
+      temperature: divides the scores; finite and above 0.
       names: of the adapters, to leave some out after training; None for all.
     """
 
@@ -345,6 +353,8 @@ class Fuse:
 class Stack:
     """Compositions one after the other: each reads what those before it have made.
 
+    All fusions in a stack have the same kernels, those of the place.
+
     Attributes:
       parts: the compositions, the first at the bottom.
     """
@@ -368,7 +378,8 @@ class Encoded(NamedTuple):
 
     Attributes:
       hidden: (B, T, d).
-      attention: place (``"layer0_output"``) -> (N, B, T), where adapters were fused.
+      attention: place (``"layer0_output"``) -> (N, B, T), where adapters were fused. In a stack of
+        several fusions that is the first; those after it are ``"layer0_output_2"`` and so on.
     """
 
     hidden: Array
@@ -400,11 +411,18 @@ class AdaptedBert(nn.Module):
             raise ConfigError(
                 f"placement is {self.placement!r}{did_you_mean(self.placement, PLACEMENTS)}"
             )
+        if isinstance(self.names, str):
+            raise ConfigError(f"the adapters are {self.names!r}, expected a tuple of names")
         if len(set(self.names)) < len(self.names) or (self.fused and not self.names):
             raise ConfigError(f"the adapters are {self.names}; expected names, each once")
         if beyond := [n for n in self.dropped if not 0 <= n < self.bert.depth]:
             raise ConfigError(
                 f"dropped names layer {beyond[0]}, expected from 0 to {self.bert.depth - 1}"
+            )
+        if self.names and not self.sites:
+            raise ConfigError(
+                f"dropped is {self.dropped}, all {self.bert.depth} layers, expected one left for "
+                f"the adapters {self.names}"
             )
         self.encoder = self.bert.clone(parent=None, name="encoder")
         width, kept = self.bert.width, PLACEMENTS[self.placement]
@@ -451,7 +469,7 @@ class AdaptedBert(nn.Module):
           ConfigError: an adapter that is not there, or a fusion.
         """
         how = (Fuse() if self.fused else Average()) if how is None else how
-        kept, attention = PLACEMENTS[self.placement], {}
+        kept, attention = PLACEMENTS[self.placement], collections.defaultdict(list)
         cast = functools.partial(jax.tree.map, lambda leaf: leaf.astype(self.bert.dtype))
         many = {place: cast(found()) for place, found in self.sets.items()}
         kernels = {place: cast(found()) for place, found in self.fusions.items()}
@@ -466,12 +484,17 @@ class AdaptedBert(nn.Module):
                 kernels.get(name),
                 ACTIVATIONS[kept.activation],
                 kept.scale,
-                functools.partial(attention.__setitem__, name),
+                attention[name].append,
             )
             return kept.end(x, residual, norm, *how.updates(site))
 
         hidden = self.encoder(ids, mask, segments, keys, end, omega)
-        return Encoded(hidden, attention)
+        named = {
+            place if n == 1 else f"{place}_{n}": one
+            for place, found in attention.items()
+            for n, one in enumerate(found, 1)
+        }
+        return Encoded(hidden, named)
 
     def diagnostics(self, omega: Frequencies) -> dict[str, Any]:
         """Diagnostics of every task kernel of the encoder, ``layer{n}/{name}``."""

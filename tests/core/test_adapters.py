@@ -380,7 +380,7 @@ def test_a_temperature_is_a_finite_number_above_zero(form):
     query, many, fusion = random_case()
     run = lambda t: fused_in_every_way(query, many, fusion, temperature=t)[form].context  # noqa: E731
     for wrong in (0.0, 0, -1.0, np.inf, np.nan, np.float32(0), True, "1"):
-        with pytest.raises(ConfigError, match="the temperature of fusion is .*, expected a finite"):
+        with pytest.raises(ConfigError, match=r"temperature of fusion is .*, expected a finite"):
             one = (query, core.hiddens(query, many), many, fusion)
             if form == "bottleneck":
                 core.fuse_bottlenecks(*one, temperature=wrong)
