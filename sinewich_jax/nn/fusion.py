@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sinewich_jax.core import adapters as core
 from sinewich_jax.core.adapters import Bottleneck, FusionKernels
@@ -221,12 +222,14 @@ class ByTask:
         if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
             raise ConfigError(f"task_ids are {ids.dtype} of shape {ids.shape}, expected int (B,)")
         # Numbers that are only known on the device cannot be looked at.
-        known = not isinstance(ids, jax.core.Tracer) and ids.size
-        if known and not 0 <= int(ids.min()) <= int(ids.max()) < count:
-            raise ConfigError(
-                f"task_ids go from {int(ids.min())} to {int(ids.max())}, expected from 0 to "
-                f"{count - 1}, the numbers of the {count} adapters"
-            )
+        leaves = jax.tree.leaves(self.task_ids)
+        if ids.size and not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            known = np.asarray(self.task_ids)
+            if not 0 <= known.min() <= known.max() < count:
+                raise ConfigError(
+                    f"task_ids go from {known.min()} to {known.max()}, expected from 0 to "
+                    f"{count - 1}, the numbers of the {count} adapters"
+                )
 
         def update(h: Array) -> Array:
             if len(ids) != len(h):

@@ -92,7 +92,9 @@ def test_forms_of_fusion_agree_and_give_attention(case, batch):
     assert run(case, batch, Only("rte")).attention == {}
 
 
-@pytest.mark.parametrize("form", fusion.FORMS)
+@pytest.mark.parametrize(
+    "form", [f if f == "folded" else pytest.param(f, marks=pytest.mark.slow) for f in fusion.FORMS]
+)
 def test_a_fused_encoder_has_a_derivative_in_both_modes(batch, form):
     model = AdaptedBert(BERT, NAMES, hidden=4, fused=True)
     variables = filled(model, *batch)
@@ -121,15 +123,35 @@ def test_no_fusion_of_a_stack_is_lost(case, batch):
 
 def test_numbers_of_tasks_are_an_argument_of_a_compiled_function(case, batch):
     model, variables = case
-    step = jax.jit(lambda variables, how: model.apply(variables, *batch, how=how).hidden)
-    for ids in (jnp.array([2, 0, 1]), np.array([1, 1, 0])):
+    traced = []
+
+    @jax.jit
+    def step(variables, how):
+        traced.append(how)
+        return model.apply(variables, *batch, how=how).hidden
+
+    for ids in (jnp.array([2, 0, 1]), jnp.array([1, 1, 0])):
         plain = run(case, batch, ByTask(ids)).hidden
         np.testing.assert_allclose(step(variables, ByTask(ids)), plain, atol=2e-5)
-    assert step._cache_size() == 1
+    assert len(traced) == 1
     with pytest.raises(ConfigError, match="there are 2 task_ids for 3 texts"):
         step(variables, ByTask(jnp.array([0, 1])))
     with pytest.raises(ConfigError, match="task_ids are float32"):
         step(variables, ByTask(jnp.ones(3)))
+
+
+@pytest.mark.parametrize("array", [jnp.array, np.array, list])
+def test_numbers_of_tasks_that_a_compiled_function_closes_over_are_looked_at(batch, array):
+    model = AdaptedBert(BERT, NAMES, hidden=4)
+    variables = filled(model, *batch)
+
+    def run(ids):
+        return model.apply(variables, *batch, how=ByTask(ids)).hidden
+
+    right, wrong = array([2, 0, 1]), array([0, 1, 3])
+    np.testing.assert_allclose(jax.jit(lambda: run(right))(), run(right), atol=2e-5)
+    with pytest.raises(ConfigError, match="task_ids go from 0 to 3, expected from 0 to 2"):
+        jax.jit(lambda: run(wrong))()
 
 
 def test_composition_trains_the_fusion_alone(case, batch):
