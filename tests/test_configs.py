@@ -16,6 +16,7 @@ from PIL import Image
 from sinewich_jax.storage import arrays
 from tests.data.archives import trees
 from tests.helpers import data_root
+from tests.tiers import cases
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -152,7 +153,7 @@ def test_dry_run_counts_without_the_data():
     assert counts["trainable"] == 8_344_634 and counts["total"] == 34_262_906
 
 
-@pytest.mark.parametrize("name", ["ccp", pytest.param("kitchen", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", cases(("ccp", "kitchen"), fast=("ccp",)))
 def test_photographs_that_are_absent_name_both_ways_to_find_them(tmp_path, name):
     done = train(f"configs/{name}.py:debug", tmp_path / "run", f"--config.data_dir={tmp_path}")
     assert done.returncode == 2

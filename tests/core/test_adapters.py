@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sinewich_jax.core import adapters as core
 from sinewich_jax.core.adapters import Bottleneck, FusionKernels
 from sinewich_jax.errors import ConfigError
+from tests.tiers import cases
 
 FILE = Path(__file__).parent / "fixtures" / "adapters_fusion.npz"
 PARTS = ("query/kernel", "query/bias", "key/kernel", "key/bias", "value/kernel")
@@ -216,7 +217,7 @@ def test_the_forms_agree(seed, n, lead, scale, temperature, dropped):
         close(one.context / size, found["reference"].context / size, 2e-5)
 
 
-@pytest.mark.parametrize("width", [8, 192])  # wide enough for sums by halves
+@pytest.mark.parametrize("width", cases((8, 192), fast=(192,)))  # wide enough for sums by halves
 def test_gradients_of_the_forms_agree(width):
     query, many, fusion = random_case(1, d=width)
     weight = np.random.default_rng(2).normal(size=query.shape)

@@ -21,6 +21,7 @@ from sinewich_jax.nn.layers import Drop
 from sinewich_jax.nn.swin import Swin
 from tests.helpers import fake_params
 from tests.nn.helpers import shapes_of
+from tests.tiers import cases
 
 T = 3
 # Tasks part in a plain and in a shifted block, alone in their stage and behind another.
@@ -51,7 +52,7 @@ def only(variables, task):
 # --- tasks --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("placement", PLACES)
+@pytest.mark.parametrize("placement", cases(PLACES, fast=("pfeiffer",)))
 def test_stacked_adapters_equal_a_loop_over_single_ones(placement):
     """And so do tasks one after another (``map``)."""
     together = run(adapted(placement), filled(placement))
@@ -74,7 +75,7 @@ def test_an_unknown_task_axis_offers_the_nearest():
 # --- start --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("placement", PLACES)
+@pytest.mark.parametrize("placement", cases(PLACES, fast=("pfeiffer",)))
 def test_a_zero_start_is_the_network_without_adapters(placement):
     """Shared LoRA, its dropout and drop path included; houlsby's larger product may round."""
     shared = dict(lora_rank=2, lora_dropout=0.5, drop_path_rate=0.5)

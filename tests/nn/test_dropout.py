@@ -21,6 +21,7 @@ from sinewich_jax.nn.tadformer import TADFormerSpec
 from sinewich_jax.nn.task_kernel import TaskSpec
 from sinewich_jax.train import build
 from tests.helpers import fake_params
+from tests.tiers import cases
 
 TASKS = 2
 SMALL = dict(patch_size=2, embed_dim=8, depths=(2, 1), heads=(2, 2), window=4, lora_rank=2)
@@ -100,7 +101,7 @@ def outputs(kind: str):
     return with_keys, without, variables, image, keys
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", cases(KINDS, fast=("sinewich",)))
 def test_dropout_of_a_network_follows_the_example_not_its_place(kind):
     with_keys, without, variables, image, keys = outputs(kind)
     features = with_keys(variables, image, keys)

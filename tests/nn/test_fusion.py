@@ -10,6 +10,7 @@ from sinewich_jax.errors import ConfigError
 from sinewich_jax.nn import fusion
 from sinewich_jax.nn.bert import Bert
 from sinewich_jax.nn.fusion import AdaptedBert, Average, ByTask, Fuse, Only, Plain, Split, Stack
+from tests.tiers import cases
 
 BERT = Bert(vocabulary=30, width=16, depth=2, heads=4, hidden=24, positions=12)
 NAMES = ("sst2", "mrpc", "rte")
@@ -92,9 +93,7 @@ def test_forms_of_fusion_agree_and_give_attention(case, batch):
     assert run(case, batch, Only("rte")).attention == {}
 
 
-@pytest.mark.parametrize(
-    "form", [f if f == "folded" else pytest.param(f, marks=pytest.mark.slow) for f in fusion.FORMS]
-)
+@pytest.mark.parametrize("form", cases(fusion.FORMS, fast=("folded",)))
 def test_a_fused_encoder_has_a_derivative_in_both_modes(batch, form):
     model = AdaptedBert(BERT, NAMES, hidden=4, fused=True)
     variables = filled(model, *batch)

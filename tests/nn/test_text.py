@@ -15,6 +15,7 @@ from sinewich_jax.nn.clock import ClockSpec
 from sinewich_jax.nn.fusion import Average, Fuse, Only, Plain
 from sinewich_jax.nn.task_kernel import KINDS, TaskSpec
 from sinewich_jax.nn.text import TRAINABLE_GROUPS, TextModel, path_rules
+from tests.tiers import cases
 
 BERT = Bert(vocabulary=20, width=16, depth=2, heads=2, hidden=24, positions=8, dropout=0.3)
 HEADS = (("one", 2), ("two", 3), ("score", 1))
@@ -129,7 +130,7 @@ def test_adapters_side_by_side_are_models_of_one_task_each(placement):
             np.testing.assert_array_equal(others, np.zeros_like(others), err_msg=path)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", cases(KINDS, fast=("sine", "independent")))
 def test_the_batched_product_is_a_loop_over_the_kernels_of_the_tasks(kind):
     model = text_model(kind)
     variables = filled(model, 0.2)

@@ -19,6 +19,7 @@ from sinewich_jax.errors import CheckpointError, ConfigError, DataError
 from sinewich_jax.nn.bottleneck import PLACES
 from sinewich_jax.storage import arrays
 from sinewich_jax.train import build, experiment, networks, setup, step
+from tests.tiers import cases
 
 STEPS = 20
 METHODS = (
@@ -112,7 +113,7 @@ def test_every_method_takes_a_step(method):
     assert {f"loss/{task}" for task in config.tasks} <= metrics.keys()
 
 
-@pytest.mark.parametrize("name", ["scenes", "ccp", "kitchen"])
+@pytest.mark.parametrize("name", cases(("scenes", "ccp", "kitchen"), fast=("scenes",)))
 def test_methods_of_a_config_have_equal_parameters(name):
     counts = {}
     for method in ("sinewich", "zero", "lora", "lora_gain", "lora_split"):

@@ -259,6 +259,7 @@ def test_a_config_of_another_version_is_named(finished, tmp_path):
         train(fake.make_config(), workdir, fake.make_experiment(), one_device())
 
 
+@pytest.mark.slow
 def test_a_damaged_base_is_no_loss_while_it_can_be_made_anew(finished, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(5, patch)
@@ -422,6 +423,7 @@ def test_evaluating_again_gives_the_same_results_on_other_devices(finished, tmp_
     assert json.loads((workdir / "results.json").read_text()) == results
 
 
+@pytest.mark.slow
 def test_baseline_is_kept_until_the_data_changes(finished, tmp_path):
     workdir = tmp_path / "copy"
     shutil.copytree(finished[0], workdir)

@@ -21,6 +21,7 @@ from sinewich_jax.core import trees
 from sinewich_jax.errors import CheckpointError
 from sinewich_jax.train import build, evaluate, setup, trained
 from sinewich_jax.train import state as states
+from tests.tiers import cases
 from tests.train import fake
 
 
@@ -50,9 +51,7 @@ def tracked(config: configs.Config) -> tuple[dict, dict]:
 SEEN = ("sinewich", "full_ft", "decoder_only", "independent_base", "single_task")
 
 
-@pytest.mark.parametrize(
-    "word", [*SEEN, *(pytest.param(w, marks=pytest.mark.slow) for w in METHODS if w not in SEEN)]
-)
+@pytest.mark.parametrize("word", cases(METHODS, fast=SEEN))
 def test_only_what_tasks_share_in_the_backbone_is_mergeable(word):
     tasks = ("depth",) if word == "single_task" else ("semseg", "depth", "edge")
     params, kept = tracked(get_config(f"{word},debug", tasks=tasks))

@@ -70,7 +70,9 @@ def test_at_the_size_of_training_it_is_the_model_itself(run, photos):
         )
 
 
-@pytest.mark.parametrize(("side", "seen"), [(None, (32, 56)), (20, (20, 35))])
+@pytest.mark.parametrize(
+    ("side", "seen"), [(None, (32, 56)), pytest.param(20, (20, 35), marks=pytest.mark.slow)]
+)
 def test_the_network_looks_at_the_shorter_side_that_was_asked_for(run, photos, side, seen):
     predictor = predict.Predictor(run[0], ["depth"], side)
     sizes = []

@@ -16,6 +16,7 @@ from sinewich_jax.core import surgery, trees, weighting
 from sinewich_jax.data import pipeline
 from sinewich_jax.errors import ConfigError
 from sinewich_jax.train import loop, setup, signals, step
+from tests.tiers import cases
 from tests.train import fake
 
 TASKS = len(fake.TASKS)
@@ -59,10 +60,7 @@ def run(name: str, devices: int = 1, **mesh: int) -> list[dict[str, float]]:
 
 # One of each kind in the fast tier: constant, of losses with a state, of gradients, looking back.
 QUICK = ("fixed", "dwa", "cagrad", "famo")
-EACH = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in weighting.names()
-]
+EACH = cases(weighting.names(), fast=QUICK)
 
 
 @pytest.mark.parametrize("name", EACH)
