@@ -143,7 +143,7 @@ def test_every_key_is_documented():
 
 
 def test_bounds_name_real_keys():
-    flat = configs._flatten(to_dict(Config()))
+    flat = configs.flatten(to_dict(Config()))
     assert set(configs._BOUNDS) <= set(flat)
     assert set(configs.EXECUTION_KEYS) <= {field.name for field in dataclasses.fields(Config)}
 
