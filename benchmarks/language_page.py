@@ -140,9 +140,8 @@ def _fusion(page: Page, plan: Plan) -> None:
         rows[task] = {less: paired(fused, single) if fused else None}
         rows[task][control] = paired(*longer) if longer[0] else None
         of_joint = common(plan.values(FUSION_OF_JOINT, task), plan.values("multi_adapters", task))
-        rows[task][joint] = paired(*of_joint) if of_joint[0] else None
-        if task not in TARGETS:
-            rows[task][joint] = "not in it"
+        missing = None if task in TARGETS else "not in it"
+        rows[task][joint] = paired(*of_joint) if of_joint[0] else missing
         if fused:
             all_gaps.append([100 * (a - b) for a, b in zip(fused, single, strict=True)])
     page.table("", rows, [less, control, joint], first="target")

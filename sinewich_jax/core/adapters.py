@@ -287,7 +287,8 @@ def fuse(
     """
     if form not in FORMS:
         raise ConfigError(f"the form of fusion is {form!r}{did_you_mean(form, FORMS)}")
-    _check_fusion("adapters", query, adapters, query.shape[-1], temperature)
+    _check_shapes("adapters", query, adapters, query.shape[-1])
+    _check_temperature(temperature)
     asked = query @ kernels.query_kernel + kernels.query_bias
     if form == "reference":
         keys = adapters @ kernels.key_kernel + kernels.key_bias
@@ -330,7 +331,8 @@ def fuse_bottlenecks(
     Raises:
       ConfigError: another temperature, or hidden layers that do not fit the query.
     """
-    _check_fusion("hidden layers", query, hidden, adapters.up_kernel.shape[-2], temperature)
+    _check_shapes("hidden layers", query, hidden, adapters.up_kernel.shape[-2])
+    _check_temperature(temperature)
     asked = query @ kernels.query_kernel + kernels.query_bias
     folded = asked @ kernels.key_kernel.T
     narrow = jnp.einsum("...d,nmd->...nm", folded, adapters.up_kernel)
@@ -461,9 +463,7 @@ _against_each.defjvps(
 _mix.defjvps(_by_weights, lambda dz, _, weights, __: (weights[..., None] * dz).sum(axis=0))
 
 
-def _check_fusion(
-    name: str, query: jax.Array, made: jax.Array, width: int, temperature: float
-) -> None:
+def _check_shapes(name: str, query: jax.Array, made: jax.Array, width: int) -> None:
     """Refuses what is made (N, ..., width) by adapters where it does not go with the query."""
     lead, own = query.shape[:-1], made.shape[1:-1]
     pairs = zip(lead, own, strict=False)
@@ -477,6 +477,10 @@ def _check_fusion(
             f"the {name} have shape {made.shape}, expected ({expected}) beside a query of shape "
             f"{query.shape}"
         )
+
+
+def _check_temperature(temperature: float) -> None:
+    """Refuses a number that is none to divide by; arrays, which may be traced, pass."""
     if isinstance(temperature, jax.Array | np.ndarray):
         return
     number = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)

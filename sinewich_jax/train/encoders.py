@@ -171,7 +171,7 @@ def _encoder_of(run: Path, config: Config) -> Encoder:
 
 def _of_run(run: Path) -> dict[str, Any]:
     """Parameters of the encoder of a run by path."""
-    from sinewich_jax.train import trained  # which reads runs with encoders
+    from sinewich_jax.train import compositions, trained  # which read runs with encoders
 
     flat = trees.flatten_paths(trained.read_trained(run).variables["params"])
     added = [path for path in flat if path.startswith(ENCODER) and is_adapter(path)]
@@ -181,11 +181,7 @@ def _of_run(run: Path) -> dict[str, Any]:
             f"{added[0]!r}; expected a run that leaves a plain encoder, with method 'adapters' or "
             "'full_ft' say"
         )
-    return {
-        path.removeprefix(ENCODER): np.asarray(leaf)
-        for path, leaf in flat.items()
-        if path.startswith(ENCODER)
-    }
+    return {path: np.asarray(leaf) for path, leaf in compositions.encoder_of(flat).items()}
 
 
 def _package() -> Path | None:

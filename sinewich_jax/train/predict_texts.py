@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sinewich_jax import storage, tasks
-from sinewich_jax.data.text.texts import check_text
+from sinewich_jax.data.text.texts import check_several, check_text
 from sinewich_jax.errors import ConfigError, DataError
 from sinewich_jax.train import trained
 
@@ -97,8 +97,7 @@ class TextPredictor:
           DataError: no text, an empty one, what is neither a text nor two, one where a pair is
             expected, or the reverse.
         """
-        if isinstance(texts, str):
-            raise DataError(f"the texts are the one text {texts!r}, expected a list of texts")
+        check_several(texts)
         pairs = [_pair(text, where(number)) for number, text in enumerate(texts)]
         if not pairs:
             raise DataError("there is no text to answer about, expected at least one")

@@ -262,6 +262,16 @@ def check_text(task: TextTask, first: Any, second: Any, place: str) -> None:
             _check_characters(one, place)
 
 
+def check_several(texts: Any) -> None:
+    """Refuses one bare text in place of several, which would be read letter by letter.
+
+    Raises:
+      DataError: ``texts`` is a str.
+    """
+    if isinstance(texts, str):
+        raise DataError(f"the texts are the one text {texts!r}, expected a list of texts")
+
+
 def _check_characters(text: str, place: str) -> None:
     try:
         text.encode()

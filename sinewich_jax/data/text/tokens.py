@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sinewich_jax.data.text.texts import check_several
 from sinewich_jax.errors import ConfigError, DataError
 
 FILES = ("tokenizer.json", "vocab.txt")
@@ -111,9 +112,8 @@ class Tokenizer:
           DataError: one bare text in place of several, not as many second texts as first ones, or a
             text without a token (of nothing but invisible characters, say).
         """
-        for given in (firsts, seconds):
-            if isinstance(given, str):
-                raise DataError(f"the texts are the one text {given!r}, expected a list of texts")
+        check_several(firsts)
+        check_several(seconds)
         texts = 1 if seconds is None else 2
         special = self._inner.num_special_tokens_to_add(seconds is not None)
         if max_tokens < special + texts:
